@@ -1,1 +1,7 @@
-//! Values and state machines.
+//! The ground floor of babelcast: values and state machines.
+//!
+//! Values in, effects out, time is an argument. No runtime, no SDK, no network and no clock here,
+//! and the crate boundary sees to it.
+
+pub mod audio;
+pub mod counts;

@@ -1,0 +1,1 @@
+//! WebRTC and codecs: audio in from the speaker.
