@@ -5,3 +5,5 @@
 
 pub mod audio;
 pub mod counts;
+pub mod language;
+pub mod transcript;
