@@ -114,15 +114,12 @@ impl Catalogue {
         offered
     }
 
-    /// The offered language a listener means: an exact match, the source for any of its dialects or its
-    /// base, otherwise the base of what was asked (`es` for `es-AR`).
+    /// The offered language a listener means: an exact match, the source for any of its dialects,
+    /// otherwise the base of what was asked (`es` for `es-AR`).
     pub fn resolve(&self, asked: &Language, source: &Language, allowed: Option<&[Language]>) -> Option<Language> {
         let offered = self.offered(source, allowed);
         let exact = offered.iter().find(|language| *language == asked);
-        let own = || {
-            let dialect = self.dialect(source);
-            (asked.as_str() == source.base() || Some(asked) == dialect).then_some(source)
-        };
+        let own = || (asked.base() == source.base()).then_some(source);
         let base = || offered.iter().skip(1).find(|language| language.as_str() == asked.base());
         exact.or_else(own).or_else(base).cloned()
     }
@@ -174,6 +171,7 @@ mod tests {
         let resolve = |asked: &str| catalogue.resolve(&lang(asked), &source, None).map(|found| found.to_string());
         assert_eq!(resolve("es-AR").as_deref(), Some("es"));
         assert_eq!(resolve("en-US").as_deref(), Some("en"));
+        assert_eq!(resolve("en-GB").as_deref(), Some("en"));
         assert_eq!(resolve("EN").as_deref(), Some("en"));
         assert_eq!(resolve("de"), None);
         assert_eq!(catalogue.resolve(&lang("fr"), &source, Some(&[lang("es")])), None);

@@ -5,5 +5,10 @@
 
 pub mod audio;
 pub mod counts;
+pub mod error;
+pub mod ids;
 pub mod language;
+pub mod record;
+pub mod time;
 pub mod transcript;
+pub mod wire;
