@@ -3,6 +3,7 @@
 //! Values in, effects out, time is an argument. No runtime, no SDK, no network and no clock here,
 //! and the crate boundary sees to it.
 
+pub mod audience;
 pub mod audio;
 pub mod counts;
 pub mod error;
@@ -10,7 +11,9 @@ pub mod ids;
 pub mod language;
 pub mod limits;
 pub mod record;
+pub mod session;
 pub mod time;
+pub mod track;
 pub mod transcript;
 pub mod utterance;
 pub mod wire;
