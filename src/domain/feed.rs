@@ -17,6 +17,8 @@ const MAX_FILL: MediaTime = MediaTime::from_millis(1_000);
 const DRIFT: MediaTime = MediaTime::from_millis(40);
 /// Audio kept for a replay. Past it the oldest goes, and what had a voice in it is declared lost at the next restart.
 pub const RING: MediaTime = MediaTime::from_millis(20_000);
+/// Silence given before the first voice, so that its first sound is whole.
+const PRE_ROLL: MediaTime = MediaTime::from_millis(500);
 /// A piece whose mean square is above -50 dBFS has a voice in it.
 const VOICE_MEAN_SQUARE: f64 = 10_737.0; // (32768 * 10^(-50/20))^2
 
@@ -28,6 +30,8 @@ struct Piece {
 
 #[derive(Debug, Default)]
 pub struct Feed {
+    /// Whether there is a stream to feed; otherwise audio is only kept.
+    streaming: bool,
     /// Samples waiting to become a chunk of the present stream.
     pending: VecDeque<i16>,
     /// Samples given to the present stream, `pending` included.
@@ -53,7 +57,9 @@ impl Feed {
     pub fn push(&mut self, frame: PcmFrame) {
         let voiced = is_voiced(&frame.samples);
         self.kept = self.kept + frame.duration();
-        self.give(&frame, voiced);
+        if self.streaming {
+            self.give(&frame, voiced);
+        }
         self.ring.push_back(Piece { frame, voiced });
         while self.kept > RING {
             let Some(piece) = self.ring.pop_front() else { break };
@@ -108,9 +114,30 @@ impl Feed {
         heard
     }
 
-    /// Begins a new stream: what is not final yet is given again. Answers with how much that is, and with the
-    /// stretch that had a voice in it and is gone for good.
-    pub fn restart(&mut self) -> (MediaTime, Option<(MediaTime, MediaTime)>) {
+    /// The stream is over; audio is kept until the next one begins.
+    pub fn stop(&mut self) {
+        self.streaming = false;
+        self.pending.clear();
+    }
+
+    /// The stream was closed in good order after a long silence: nothing of it is waited for any more.
+    pub fn forget(&mut self) {
+        self.stop();
+        self.ring.clear();
+        self.kept = MediaTime::ZERO;
+        self.final_until = self.final_until.max(self.fallen);
+    }
+
+    /// Begins a stream: what is not final yet is given (again), silence before it left out. Answers with how much
+    /// that is, and with the stretch that had a voice in it and is gone for good.
+    pub fn start(&mut self) -> (MediaTime, Option<(MediaTime, MediaTime)>) {
+        self.streaming = true;
+        let first_voice = self.ring.iter().find(|piece| piece.voiced).map_or(MediaTime::ZERO, |piece| piece.frame.at);
+        while self.ring.front().is_some_and(|piece| !piece.voiced && piece.frame.end() + PRE_ROLL < first_voice) {
+            if let Some(piece) = self.ring.pop_front() {
+                self.kept = self.kept - piece.frame.duration();
+            }
+        }
         let lost = (self.fallen > self.final_until).then_some((self.final_until, self.fallen));
         if lost.is_some() {
             self.final_until = self.fallen;
@@ -210,6 +237,12 @@ mod tests {
         }
     }
 
+    fn streaming() -> Feed {
+        let mut feed = Feed::default();
+        feed.start();
+        feed
+    }
+
     fn heard(start_ms: u64, end_ms: u64, is_final: bool) -> Heard {
         let (start, end) = (MediaTime::from_millis(start_ms), MediaTime::from_millis(end_ms));
         Heard { result_id: "r".into(), is_final, start, end, words: Vec::new() }
@@ -217,7 +250,7 @@ mod tests {
 
     #[test]
     fn chunks_are_equal_and_a_small_hole_is_filled() {
-        let mut feed = Feed::default();
+        let mut feed = streaming();
         feed.push(frame(0, 20, 1));
         feed.push(frame(80, 20, 1));
         assert_eq!(feed.chunk().map(|chunk| chunk.len()), Some(3_200));
@@ -226,7 +259,7 @@ mod tests {
 
     #[test]
     fn silence_fed_while_audio_was_late_shifts_the_stream_and_not_the_capture_clock() {
-        let mut feed = Feed::default();
+        let mut feed = streaming();
         feed.push(frame(0, 100, 1));
         feed.hush(CHUNK * 3);
         feed.push(frame(100, 100, 1));
@@ -236,7 +269,7 @@ mod tests {
 
     #[test]
     fn an_hour_away_is_not_an_hour_of_silence() {
-        let mut feed = Feed::default();
+        let mut feed = streaming();
         feed.push(frame(0, 100, 1));
         feed.push(frame(3_600_000, 100, 1));
         let chunks = std::iter::from_fn(|| feed.chunk()).count();
@@ -246,26 +279,38 @@ mod tests {
 
     #[test]
     fn a_new_stream_hears_again_what_was_not_final_and_nothing_else() {
-        let mut feed = Feed::default();
+        let mut feed = streaming();
         for n in 0..20 {
             feed.push(frame(n * 100, 100, 5_000));
         }
         while feed.chunk().is_some() {}
         feed.place(heard(0, 1_200, true));
-        let (replayed, lost) = feed.restart();
+        let (replayed, lost) = feed.start();
         assert_eq!((replayed.as_millis(), lost), (800, None));
         assert_eq!(std::iter::from_fn(|| feed.chunk()).count(), 8);
         assert_eq!(feed.place(heard(0, 300, false)).start.as_millis(), 1_200);
     }
 
     #[test]
+    fn a_long_silence_before_the_first_word_is_not_given() {
+        let mut feed = Feed::default();
+        for n in 0..100 {
+            feed.push(frame(n * 100, 100, 0));
+        }
+        feed.push(frame(10_000, 100, 5_000));
+        let (given, _) = feed.start();
+        assert!((500..=700).contains(&given.as_millis()), "{given:?}");
+        assert_eq!(feed.place(heard(0, 0, false)).start.as_millis(), 10_100 - given.as_millis());
+    }
+
+    #[test]
     fn a_voice_that_fell_out_of_the_ring_is_declared_lost_and_silence_is_not() {
         for (level, expected) in [(5_000, Some((0, 5_000))), (0, None)] {
-            let mut feed = Feed::default();
+            let mut feed = streaming();
             for n in 0..250 {
                 feed.push(frame(n * 100, 100, level));
             }
-            let (_, lost) = feed.restart();
+            let (_, lost) = feed.start();
             assert_eq!(lost.map(|(from, to)| (from.as_millis(), to.as_millis())), expected);
         }
     }
@@ -275,7 +320,7 @@ mod tests {
         /// and every sample of every frame is given once.
         #[test]
         fn the_two_clocks_stay_in_order(steps in prop::collection::vec((0u64..3_000, 1u64..60, any::<bool>()), 1..30)) {
-            let mut feed = Feed::default();
+            let mut feed = streaming();
             let (mut at, mut given) = (0, 0u64);
             for (hole, ms, hush) in steps {
                 if hush { feed.hush(CHUNK); }
