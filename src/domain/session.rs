@@ -464,7 +464,8 @@ impl Session {
         self.recogniser_down = down;
     }
 
-    fn heard_at(&self, end_ms: u64) -> Option<UnixMs> {
+    /// When the sound at this place of the capture clock reached us.
+    pub fn heard_at(&self, end_ms: u64) -> Option<UnixMs> {
         self.first_audio.map(|first| UnixMs(first.0 + end_ms))
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Durable events waiting for one socket: minutes of speech, far more than a socket that works ever has.
 pub const MAX_EVENTS: usize = 256;
@@ -34,6 +35,7 @@ pub type SegmentKey = Arc<str>;
 struct Item {
     partial_of: Option<SegmentKey>,
     text: Bytes,
+    queued: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -85,11 +87,12 @@ impl Outbox {
         let waiting = queue.items.iter_mut().rev().take(8).find(|item| item.partial_of.as_ref() == Some(segment));
         let pushed = if let Some(item) = waiting {
             let before = std::mem::replace(&mut item.text, text);
+            item.queued = Instant::now();
             let now = item.text.len();
             queue.bytes = queue.bytes + now - before.len();
             Pushed::Conflated
         } else {
-            queue.push(Item { partial_of: Some(Arc::clone(segment)), text })
+            queue.push(Item { partial_of: Some(Arc::clone(segment)), text, queued: Instant::now() })
         };
         drop(queue);
         self.0.ready.notify_one();
@@ -108,7 +111,7 @@ impl Outbox {
         if let Some(item) = stale.and_then(|index| queue.items.remove(index)) {
             queue.bytes -= item.text.len();
         }
-        let pushed = queue.push(Item { partial_of: None, text });
+        let pushed = queue.push(Item { partial_of: None, text, queued: Instant::now() });
         drop(queue);
         self.0.ready.notify_one();
         pushed
@@ -126,17 +129,18 @@ impl Outbox {
 }
 
 impl OutboxReader {
-    /// The next thing to do; waits while there is none. Cancel safe: nothing is taken before it is returned.
-    pub async fn next(&mut self) -> Delivery {
+    /// The next thing to do and when it was queued; waits while there is none. Cancel safe: nothing is taken before
+    /// it is returned.
+    pub async fn next(&mut self) -> (Delivery, Instant) {
         loop {
             {
                 let mut queue = self.0.lock();
                 if let Some(item) = queue.items.pop_front() {
                     queue.bytes -= item.text.len();
-                    return Delivery::Text(item.text);
+                    return (Delivery::Text(item.text), item.queued);
                 }
                 if let Some((code, reason)) = queue.close {
-                    return Delivery::Close { code, reason };
+                    return (Delivery::Close { code, reason }, Instant::now());
                 }
             }
             self.0.ready.notified().await;
@@ -187,8 +191,8 @@ mod tests {
         assert_eq!(outbox.push_partial(&one, text("a b")), Pushed::Conflated);
         assert_eq!(outbox.push_partial(&two, text("x")), Pushed::Queued);
         outbox.push_durable(Some(&one), text("a b c."));
-        assert_eq!(reader.next().await, Delivery::Text(text("x")));
-        assert_eq!(reader.next().await, Delivery::Text(text("a b c.")));
+        assert_eq!(reader.next().await.0, Delivery::Text(text("x")));
+        assert_eq!(reader.next().await.0, Delivery::Text(text("a b c.")));
     }
 
     #[tokio::test]
@@ -199,7 +203,7 @@ mod tests {
         }
         assert_eq!(outbox.push_durable(None, text("x")), Pushed::TooSlow);
         assert_eq!(outbox.push_durable(None, text("x")), Pushed::Closed);
-        assert_eq!(reader.next().await, Delivery::Close { code: 4408, reason: "too slow" });
+        assert_eq!(reader.next().await.0, Delivery::Close { code: 4408, reason: "too slow" });
     }
 
     #[tokio::test]
@@ -207,7 +211,7 @@ mod tests {
         let (outbox, mut reader) = outbox();
         outbox.push_durable(None, text("ended"));
         outbox.close(1000, "ended");
-        assert_eq!(reader.next().await, Delivery::Text(text("ended")));
-        assert_eq!(reader.next().await, Delivery::Close { code: 1000, reason: "ended" });
+        assert_eq!(reader.next().await.0, Delivery::Text(text("ended")));
+        assert_eq!(reader.next().await.0, Delivery::Close { code: 1000, reason: "ended" });
     }
 }

@@ -110,6 +110,7 @@ struct Stream {
     number: u64,
     opened: Instant,
     last_frame: Instant,
+    last_answer: Instant,
     spoke: bool,
 }
 
@@ -231,7 +232,7 @@ impl Scribe {
             }
         });
         let now = Instant::now();
-        Stream { audio: Some(audio), results, _reader: reader, number, opened: now, last_frame: now, spoke: false }
+        Stream { audio: Some(audio), results, _reader: reader, number, opened: now, last_frame: now, last_answer: now, spoke: false }
     }
 
     /// Feeds one stream and takes its results until it is over.
@@ -291,8 +292,9 @@ impl Scribe {
             feed.hush(CHUNK);
             self.counts.add(Count::SilenceFedMs, 100);
         }
-        let stall = MediaTime::from_millis(self.patience.stall_after.as_millis() as u64);
-        if feed.unanswered() >= stall || feed.backlog() >= MAX_BACKLOG {
+        let voice = MediaTime::from_millis(self.patience.stall_after.as_millis() as u64 / 2);
+        let deaf = stream.last_answer.elapsed() >= self.patience.stall_after && feed.unanswered() >= voice;
+        if deaf || feed.backlog() >= MAX_BACKLOG {
             return Some(Ended::Stalled);
         }
         let age = stream.opened.elapsed();
@@ -320,6 +322,7 @@ impl Scribe {
                 stream.spoke = true;
                 self.tell(ScribeEvent::Down(false)).await;
             }
+            stream.last_answer = Instant::now();
             // Streams name their results as they like; the number keeps two streams apart.
             heard.result_id = format!("{}:{}", stream.number, heard.result_id);
             self.tell(ScribeEvent::Heard(feed.place(heard))).await;
