@@ -1,1 +1,3 @@
 //! local-cloud
+
+pub mod translate;
