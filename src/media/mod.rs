@@ -2,3 +2,8 @@
 
 pub mod opus;
 pub mod order;
+mod peer;
+pub mod socket;
+pub mod viewer;
+
+pub use peer::{IceServer, PeerError};
