@@ -39,7 +39,7 @@ impl TranslateError {
 }
 
 /// Translates `text`. Languages are the house's own, the recogniser's dialects included; two that are the same to the
-/// service, and a text without a word, cost no call.
+/// service, and a text without a word, cost no call. `glossary` names a custom terminology of the account.
 ///
 /// Takes at most `translate_timeout_ms`, retries included.
 pub async fn translate(
@@ -47,6 +47,7 @@ pub async fn translate(
     text: &str,
     from: &Language,
     to: &Language,
+    glossary: Option<&str>,
 ) -> Result<String, TranslateError> {
     let (source, target) = (code(from), code(to));
     if source == target || text.trim().is_empty() {
@@ -55,7 +56,8 @@ pub async fn translate(
     if text.len() > MAX_TEXT {
         return Err(TranslateError::TooLong(text.len()));
     }
-    let request = clients.translate.translate_text().text(text);
+    let request =
+        clients.translate.translate_text().text(text).set_terminology_names(glossary.map(|name| vec![name.to_owned()]));
     let sent = request.source_language_code(source).target_language_code(target).send().await;
     match sent.map_err(Failure::from) {
         Ok(answer) => Ok(answer.translated_text),
@@ -132,7 +134,10 @@ mod tests {
     async fn a_clause_is_translated() {
         let (cloud, clients, _fake) = cloud(Settings::default()).await;
         let text = "Grüße 😀 \"you\"";
-        assert_eq!(translate(&clients, text, &lang("en-US"), &lang("pt-BR")).await.unwrap(), format!("[pt] {text}"));
+        assert_eq!(
+            translate(&clients, text, &lang("en-US"), &lang("pt-BR"), None).await.unwrap(),
+            format!("[pt] {text}")
+        );
         assert_eq!(cloud.traffic()["pt"].requests, 1);
     }
 
@@ -142,7 +147,7 @@ mod tests {
         for (text, from, to) in
             [("same", "en-US", "en"), ("same", "en-GB", "en-US"), (" ", "en", "es"), ("", "en", "es")]
         {
-            assert_eq!(translate(&clients, text, &lang(from), &lang(to)).await.unwrap(), text);
+            assert_eq!(translate(&clients, text, &lang(from), &lang(to), None).await.unwrap(), text);
         }
         assert!(cloud.traffic().is_empty());
     }
@@ -151,10 +156,10 @@ mod tests {
     async fn what_cannot_work_is_told_and_not_retried() {
         let (cloud, clients, _fake) = cloud(Settings::default()).await;
         let (from, to) = (lang("en"), lang("tlh"));
-        let error = translate(&clients, "hi", &from, &to).await.unwrap_err();
+        let error = translate(&clients, "hi", &from, &to, None).await.unwrap_err();
         assert_eq!(error, TranslateError::Unsupported { from, to });
         let long = "é".repeat(5_001);
-        let error = translate(&clients, &long, &lang("en"), &lang("es")).await.unwrap_err();
+        let error = translate(&clients, &long, &lang("en"), &lang("es"), None).await.unwrap_err();
         assert_eq!(error, TranslateError::TooLong(10_002));
         assert!(!error.retryable());
         assert!(cloud.traffic().is_empty());
@@ -165,7 +170,11 @@ mod tests {
         for fault in [Fault::TooManyRequests, Fault::InternalServer, Fault::ServiceUnavailable] {
             let (cloud, clients, _fake) = cloud(Settings::default()).await;
             cloud.set_chaos(Chaos { fail_next: 2, fault, ..Chaos::default() });
-            assert_eq!(translate(&clients, "hi", &lang("en"), &lang("es")).await.unwrap(), "[es] hi", "{fault:?}");
+            assert_eq!(
+                translate(&clients, "hi", &lang("en"), &lang("es"), None).await.unwrap(),
+                "[es] hi",
+                "{fault:?}"
+            );
             assert_eq!(cloud.traffic()["es"].requests, 3);
         }
     }
@@ -174,11 +183,11 @@ mod tests {
     async fn a_lasting_fault_is_told_by_its_kind() {
         let (cloud, clients, _fake) = cloud(Settings::default()).await;
         cloud.set_chaos(Chaos { error_rate: 1.0, fault: Fault::TooManyRequests, ..Chaos::default() });
-        let error = translate(&clients, "hi", &lang("en"), &lang("es")).await.unwrap_err();
+        let error = translate(&clients, "hi", &lang("en"), &lang("es"), None).await.unwrap_err();
         assert_eq!(error, TranslateError::Throttled);
         assert_eq!(cloud.traffic()["es"].requests, 3);
         cloud.set_chaos(Chaos { error_rate: 1.0, fault: Fault::ServiceUnavailable, ..Chaos::default() });
-        let error = translate(&clients, "hi", &lang("en"), &lang("es")).await.unwrap_err();
+        let error = translate(&clients, "hi", &lang("en"), &lang("es"), None).await.unwrap_err();
         assert!(matches!(error, TranslateError::Unavailable(_)) && error.retryable(), "{error:?}");
     }
 
@@ -188,7 +197,7 @@ mod tests {
         let (cloud, clients, _fake) = cloud(settings).await;
         cloud.set_chaos(Chaos { hang: true, ..Chaos::default() });
         let before = Instant::now();
-        let error = translate(&clients, "hi", &lang("en"), &lang("es")).await.unwrap_err();
+        let error = translate(&clients, "hi", &lang("en"), &lang("es"), None).await.unwrap_err();
         assert_eq!(error, TranslateError::Timeout);
         assert!(before.elapsed() < Duration::from_secs(10));
         assert!(cloud.traffic()["es"].requests >= 2, "a second attempt after the first timeout");
@@ -197,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_listening_is_unavailable() {
         let clients = fake::clients("http://127.0.0.1:1", Settings::default()).await;
-        let error = translate(&clients, "hi", &lang("en"), &lang("es")).await.unwrap_err();
+        let error = translate(&clients, "hi", &lang("en"), &lang("es"), None).await.unwrap_err();
         assert!(matches!(error, TranslateError::Unavailable(_)), "{error:?}");
     }
 
