@@ -13,6 +13,8 @@ pub mod translate;
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod transcribe_tests;
 
 use std::error::Error;
 use std::fmt;

@@ -130,11 +130,8 @@ mod tests {
 
     #[test]
     fn scheme_port_and_path_are_kept() {
-        for endpoint in ["ws://127.0.0.1:9000/v", "wss://127.0.0.1:8443/kvs/signal", "ws://localhost:80x80"] {
-            let Ok(url) = try_signed(endpoint, VIEWER, None) else {
-                assert_eq!(endpoint, "ws://localhost:80x80");
-                continue;
-            };
+        for endpoint in ["ws://127.0.0.1:9000/v", "wss://127.0.0.1:8443/kvs/signal"] {
+            let url = signed(endpoint, VIEWER, None);
             assert!(url.as_str().starts_with(&format!("{endpoint}?X-Amz-")), "{}", url.as_str());
         }
         assert!(signed(HOST, None, None).as_str().starts_with(&format!("{HOST}/?X-Amz-ChannelARN=arn%3Aaws%3A")));

@@ -8,9 +8,10 @@
 
 use std::time::Duration;
 
+use aws_sdk_transcribestreaming::error::SdkError;
 use aws_sdk_transcribestreaming::operation::start_stream_transcription::StartStreamTranscriptionOutput;
 use aws_sdk_transcribestreaming::primitives::Blob;
-use aws_sdk_transcribestreaming::types::error::AudioStreamError;
+use aws_sdk_transcribestreaming::types::error::{AudioStreamError, TranscriptResultStreamError};
 use aws_sdk_transcribestreaming::types::{
     AudioEvent, AudioStream, Item, ItemType, LanguageCode, MediaEncoding, PartialResultsStability, Result as SdkResult,
     TranscriptResultStream,
@@ -123,8 +124,7 @@ impl Transcription {
     /// audio was closed, otherwise the service's wish for a new stream. Waits without limit; safe to cancel.
     pub async fn next(&mut self) -> Result<Option<Vec<Heard>>, TranscribeError> {
         loop {
-            let event = self.output.transcript_result_stream.recv().await;
-            match event.map_err(|error| refusal(Failure::from(error), TranscribeError::Cut))? {
+            match self.output.transcript_result_stream.recv().await.map_err(broken)? {
                 None => return Ok(None),
                 Some(TranscriptResultStream::TranscriptEvent(event)) => {
                     let results = event.transcript.and_then(|transcript| transcript.results).unwrap_or_default();
@@ -133,6 +133,24 @@ impl Transcription {
                 Some(_) => tracing::debug!("an event that this SDK does not know"),
             }
         }
+    }
+}
+
+/// An exception inside the stream carries its name in its type only.
+fn broken<R: std::fmt::Debug>(error: SdkError<TranscriptResultStreamError, R>) -> TranscribeError {
+    let name = match error.as_service_error() {
+        Some(TranscriptResultStreamError::BadRequestException(_)) => Some("BadRequestException"),
+        Some(TranscriptResultStreamError::LimitExceededException(_)) => Some("LimitExceededException"),
+        Some(TranscriptResultStreamError::ConflictException(_)) => Some("ConflictException"),
+        Some(TranscriptResultStreamError::InternalFailureException(_)) => Some("InternalFailureException"),
+        Some(TranscriptResultStreamError::ServiceUnavailableException(_)) => Some("ServiceUnavailableException"),
+        _ => None,
+    };
+    match (Failure::from(error), name) {
+        (Failure::Refused { message, .. }, Some(name)) => {
+            refusal(Failure::Refused { code: name.to_owned(), message }, TranscribeError::Cut)
+        }
+        (failure, _) => refusal(failure, TranscribeError::Cut),
     }
 }
 

@@ -117,7 +117,7 @@ pub struct Actor {
     pub flush: CancellationToken,
     /// Taken at the end, so that nothing is heard any more while the last words are said.
     pub ear: Option<AbortOnDropHandle<()>>,
-    pub scribe: AbortOnDropHandle<()>,
+    pub _scribe: AbortOnDropHandle<()>,
     pub fanout: Fanout,
     pub log: Log,
     pub jobs: JoinSet<Answered>,

@@ -404,7 +404,7 @@ impl Sessions {
             scribe_events,
             flush,
             ear: Some(task::owned(ear.run())),
-            scribe: task::owned(scribe.run()),
+            _scribe: task::owned(scribe.run()),
             jobs: JoinSet::new(),
             next_listener: 1,
             departures: Arc::new(Notify::new()),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::StartError;
 use super::engine::EngineError;
@@ -60,7 +60,7 @@ impl Default for Settings {
 }
 
 /// What happened to the processes since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Pipelines {
     pub starts: u64,
     pub deaths: u64,

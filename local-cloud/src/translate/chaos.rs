@@ -9,7 +9,7 @@ use super::wire::Problem;
 
 /// The switches, all off by default. Set them at any time with [`super::Translate::set_chaos`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "snake_case")]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Chaos {
     /// Every answer waits this long, in milliseconds.
     pub delay_ms: u64,
@@ -33,7 +33,7 @@ impl Default for Chaos {
 
 /// The failures of the real service that have nothing to do with the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "camelCase")]
 pub enum Fault {
     /// 429 `TooManyRequestsException`
     TooManyRequests,

@@ -24,10 +24,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::response::Response;
-use axum::routing::post;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use bytes::Bytes;
-use serde::Deserialize;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub use apertium::{PACKAGES, Pipelines, Settings as ApertiumSettings};
@@ -58,7 +60,7 @@ pub enum StartError {
 }
 
 /// What one target language was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Traffic {
     /// Valid requests, the failed ones included.
     pub requests: u64,
@@ -86,10 +88,11 @@ impl Translate {
         Ok(Translate { engine, chaos: watch::Sender::new(Chaos::default()), traffic: Mutex::default() })
     }
 
-    /// `POST /service/AWSShineFrontendService_20170701/operation/{operation}`, the CBOR form.
+    /// `POST /service/AWSShineFrontendService_20170701/operation/{operation}`, the CBOR form; and `/dev/translate` for
+    /// faults from outside the process: GET shows switches and counters, POST `{"chaos": {...}}` sets the switches.
     pub fn router(self: Arc<Self>) -> Router {
         let path = format!("/service/{TARGET_PREFIX}/operation/{{operation}}");
-        Router::new().route(&path, post(cbor_rpc)).with_state(self)
+        Router::new().route(&path, post(cbor_rpc)).route("/dev/translate", get(look).post(meddle)).with_state(self)
     }
 
     /// The JSON 1.1 form of `operation`, the part of `x-amz-target` after the dot.
@@ -224,6 +227,31 @@ impl Translate {
 
 async fn cbor_rpc(State(translate): State<Arc<Translate>>, Path(operation): Path<String>, body: Bytes) -> Response {
     translate.rpc(Wire::Cbor, &operation, body).await
+}
+
+async fn look(State(translate): State<Arc<Translate>>) -> axum::Json<Value> {
+    axum::Json(json!({
+        "chaos": translate.chaos(),
+        "traffic": translate.traffic(),
+        "pipelines": translate.pipelines(),
+    }))
+}
+
+/// Switches that are not named go off.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Meddle {
+    chaos: Chaos,
+}
+
+async fn meddle(State(translate): State<Arc<Translate>>, body: Bytes) -> Response {
+    match serde_json::from_slice::<Meddle>(&body) {
+        Ok(asked) => {
+            translate.set_chaos(asked.chaos);
+            look(State(translate)).await.into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
 }
 
 /// A request that can be translated.

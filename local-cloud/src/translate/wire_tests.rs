@@ -218,6 +218,20 @@ async fn a_delay_holds_every_answer_back() {
     assert!(before.elapsed() >= Duration::from_millis(150));
 }
 
+#[tokio::test]
+async fn faults_can_be_set_from_outside() {
+    let translate = Arc::new(Translate::new(&scripted()).unwrap());
+    let bad = Bytes::from_static(br#"{"chaos":{"failNxt":1}}"#);
+    assert_eq!(meddle(State(Arc::clone(&translate)), bad).await.status(), StatusCode::BAD_REQUEST);
+    let good = Bytes::from_static(br#"{"chaos":{"failNext":1,"fault":"tooManyRequests","target":"es"}}"#);
+    let response = meddle(State(Arc::clone(&translate)), good).await;
+    let shown = to_bytes(response.into_body(), 10_000).await.unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(shown["chaos"]["fault"], "tooManyRequests");
+    let target = Some("es".to_owned());
+    assert_eq!(translate.chaos(), Chaos { fail_next: 1, fault: Fault::TooManyRequests, target, ..Chaos::default() });
+}
+
 const PROTOCOLS: [Protocol; 2] = [Protocol::Cbor, Protocol::Json];
 
 #[derive(Debug, Clone, Copy)]
