@@ -1,1 +1,3 @@
-//! local-cloud
+//! The AWS wire protocols babelcast needs, on loopback, backed by offline engines.
+
+pub mod sigv4;
