@@ -1,7 +1,8 @@
 //! Accepting connections and serving the one router on them: plain http and TLS.
 //!
 //! Plain connections speak HTTP/1.1; TLS ones HTTP/1.1 or 2 as agreed by ALPN. The version is never guessed from
-//! the first bytes: hyper-util's guess waits without a limit for a client that sends nothing.
+//! the first bytes: hyper-util's guess waits without a limit for a client that sends nothing (and its
+//! `serve_connection_with_upgrades` guesses even after `http1_only`).
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +30,8 @@ use crate::error;
 const MAX_CONNECTIONS: usize = 4096;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// An HTTP/2 peer is pinged this often, and gone when it does not answer for as long.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// What calls in flight get to finish after the stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Pause of the accept loop when the process has no file descriptor left.
@@ -91,25 +94,36 @@ async fn http<S>(stream: S, version: Version, router: Router, stop: Cancellation
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let executor = Owned { stop: stop.clone(), tasks: TaskTracker::new() };
-    let mut builder = auto::Builder::new(executor.clone());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
-    let builder = match version {
-        Version::One => builder.http1_only(),
-        Version::Two => builder.http2_only(),
-    };
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(router));
+    let served = match version {
+        Version::One => {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+        Version::Two => {
+            let executor = Owned { stop: stop.clone(), tasks: TaskTracker::new() };
+            let mut builder = http2::Builder::new(executor);
+            builder.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+            let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = served {
-        tracing::debug!(error = error.as_ref() as &dyn std::error::Error, "connection ended early");
+        tracing::debug!(%error, "connection ended early");
     }
 }
 

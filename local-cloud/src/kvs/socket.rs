@@ -39,8 +39,14 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 pub(super) fn routes() -> Router<Arc<Kvs>> {
     Router::new()
-        .route("/m", get(|kvs, uri, headers, upgrade| connect(kvs, Role::Master, uri, headers, upgrade)))
-        .route("/v", get(|kvs, uri, headers, upgrade| connect(kvs, Role::Viewer, uri, headers, upgrade)))
+        .route(
+            "/m",
+            get(async |State(kvs), uri, headers, upgrade| connect(&kvs, Role::Master, &uri, &headers, upgrade)),
+        )
+        .route(
+            "/v",
+            get(async |State(kvs), uri, headers, upgrade| connect(&kvs, Role::Viewer, &uri, &headers, upgrade)),
+        )
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,9 +55,9 @@ enum Role {
     Viewer,
 }
 
-async fn connect(State(kvs): State<Arc<Kvs>>, role: Role, uri: Uri, headers: HeaderMap, upgrade: Upgrade) -> Response {
+fn connect(kvs: &Arc<Kvs>, role: Role, uri: &Uri, headers: &HeaderMap, upgrade: Upgrade) -> Response {
     let admitted = match upgrade {
-        Ok(upgrade) => kvs.seat(role, &uri, &headers).map(|seated| (upgrade, seated)),
+        Ok(upgrade) => kvs.seat(role, uri, headers).map(|seated| (upgrade, seated)),
         Err(rejection) => Err(AwsError::invalid(rejection.body_text())),
     };
     let (upgrade, seated) = match admitted {
