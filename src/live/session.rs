@@ -217,7 +217,7 @@ impl Actor {
         let work = async move {
             let started = Instant::now();
             let result =
-                crate::aws::translate::translate(&clients, &text, &source, &language, glossary.as_deref()).await;
+                crate::aws::translate::translate(&clients, &text, source.as_str(), language.as_str(), glossary.as_deref()).await;
             let result = match result {
                 Ok(translated) => {
                     meter.note(Stage::Translate, started.elapsed());
