@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use babelcast_domain::counts::Counts;
 use rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
 
 use crate::aws::{Clients, ConnectError};
 use crate::config::Settings;
@@ -42,9 +43,10 @@ impl App {
         let tls: Arc<ClientConfig> = socket::tls(extra_root)?;
         let clients = Arc::new(Clients::connect(&settings.aws).await?);
         let store = Arc::new(Store::memory());
-        let sessions =
-            Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(&counts));
-        let doors = Doors::open(settings.web, Arc::clone(&sessions), catalogue, Arc::clone(&counts)).await?;
+        let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(&counts));
+        let doors =
+            Doors::open(settings.web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new())
+                .await?;
         Ok(App { sessions, counts, doors })
     }
 

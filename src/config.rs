@@ -46,20 +46,28 @@ impl Settings {
             builder = builder.add_source(File::from(file).format(FileFormat::Toml));
         }
         let environment = Environment::with_prefix("BABELCAST").prefix_separator("__").separator("__");
-        let environment =
-            environment.try_parsing(true).list_separator(",").with_list_parse_key("web.auth.client_ids").with_list_parse_key("languages.targets");
+        let environment = environment
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("web.auth.client_ids")
+            .with_list_parse_key("languages.targets");
         Ok(builder.add_source(environment).build()?.try_deserialize()?)
     }
 
     /// All that is wrong, at once.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let mut wrong: Vec<String> = [self.web.check(), self.live.check()].into_iter().filter_map(Result::err).collect();
+        let mut wrong: Vec<String> =
+            [self.web.check(), self.live.check()].into_iter().filter_map(Result::err).collect();
         if self.languages.sources.is_empty() {
             wrong.push("languages.sources must name a language".to_owned());
         }
-        wrong.extend(self.languages.sources.keys().filter(|code| Language::parse(code).is_err()).map(|code| {
-            format!("languages.sources: `{code}` is no language code")
-        }));
+        wrong.extend(
+            self.languages
+                .sources
+                .keys()
+                .filter(|code| Language::parse(code).is_err())
+                .map(|code| format!("languages.sources: `{code}` is no language code")),
+        );
         if wrong.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(wrong)) }
     }
 }
