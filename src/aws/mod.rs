@@ -14,6 +14,8 @@ pub mod translate;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod kvs_tests;
+#[cfg(test)]
 mod transcribe_tests;
 
 use std::error::Error;
