@@ -10,6 +10,7 @@ pub mod issuer;
 pub mod kvs;
 mod serve;
 pub mod sigv4;
+pub mod translate;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
