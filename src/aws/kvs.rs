@@ -196,7 +196,9 @@ pub async fn endpoints(clients: &Clients, arn: &str, role: Role) -> Result<Endpo
     Ok(Endpoints { wss: find(ChannelProtocol::Wss)?, https: find(ChannelProtocol::Https)? })
 }
 
-/// Relays for one peer connection, from the channel's own HTTPS endpoint. STUN is not among them.
+/// STUN and relays for one peer connection, from the channel's own HTTPS endpoint.
+///
+/// The service lists relays only; its STUN server is known by name, and exists where the service itself is asked.
 pub async fn ice_servers(
     clients: &Clients,
     arn: &str,
@@ -218,7 +220,13 @@ pub async fn ice_servers(
         username: server.username,
         credential: server.password,
     });
-    Ok(servers.collect())
+    let is_aws = https_endpoint.trim_end_matches('/').ends_with(".amazonaws.com");
+    let stun = is_aws.then(|| IceServer {
+        urls: vec![format!("stun:stun.kinesisvideo.{}.amazonaws.com:443", clients.region)],
+        username: None,
+        credential: None,
+    });
+    Ok(stun.into_iter().chain(servers).collect())
 }
 
 /// A channel that is gone already is deleted.

@@ -158,6 +158,11 @@ impl Feed {
         (replayed, lost)
     }
 
+    /// Audio that waits for the stream to take it.
+    pub fn backlog(&self) -> MediaTime {
+        MediaTime::from_samples(self.pending.len() as u64)
+    }
+
     /// Whether anything waits to be heard: a stream is worth opening.
     pub fn has_audio(&self) -> bool {
         self.ring.iter().any(|piece| piece.voiced)

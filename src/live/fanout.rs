@@ -89,7 +89,14 @@ impl Fanout {
     }
 
     /// An answer to one listener.
-    pub fn answer(&self, to: ListenerId, wall: UnixMs, seq: Option<u64>, request: Option<String>, message: ServerMessage) {
+    pub fn answer(
+        &self,
+        to: ListenerId,
+        wall: UnixMs,
+        seq: Option<u64>,
+        request: Option<String>,
+        message: ServerMessage,
+    ) {
         let Some(member) = self.members.get(&to) else { return };
         let text = self.encode(message, wall, seq, request);
         let pushed = member.outbox.push_durable(None, text);

@@ -105,9 +105,8 @@ impl Outbox {
         if queue.close.is_some() {
             return Pushed::Closed;
         }
-        let stale = segment.and_then(|segment| {
-            queue.items.iter().rposition(|item| item.partial_of.as_ref() == Some(segment))
-        });
+        let stale =
+            segment.and_then(|segment| queue.items.iter().rposition(|item| item.partial_of.as_ref() == Some(segment)));
         if let Some(item) = stale.and_then(|index| queue.items.remove(index)) {
             queue.bytes -= item.text.len();
         }
@@ -125,6 +124,13 @@ impl Outbox {
 
     pub fn reader_gone(&self) -> bool {
         self.0.reader_gone.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Outbox {
+    /// The session is gone without a word: its task died. The socket must not wait for ever.
+    fn drop(&mut self) {
+        self.close(1012, "session restarted");
     }
 }
 

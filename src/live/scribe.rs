@@ -65,8 +65,13 @@ pub enum ScribeEvent {
     /// Times are on the capture clock.
     Heard(Heard),
     /// A new stream hears again what was not final; `lost` is gone for good.
-    Restarted { lost: Option<(MediaTime, MediaTime)> },
-    AudioLost { from: MediaTime, to: MediaTime },
+    Restarted {
+        lost: Option<(MediaTime, MediaTime)>,
+    },
+    AudioLost {
+        from: MediaTime,
+        to: MediaTime,
+    },
     /// The recogniser refuses or fails again and again (true), or is back (false).
     Down(bool),
     Flushed,
@@ -210,7 +215,7 @@ impl Scribe {
         let (clients, options) = (Arc::clone(&self.clients), self.options.clone());
         // Some servers send their headers only after the first audio, so opening and feeding go on side by side.
         let reader = task::owned(async move {
-            let mut transcription: Transcription = match transcribe::start(&clients, &options, chunks).await {
+            let mut transcription: Transcription = match transcribe::start(&clients, options, chunks).await {
                 Ok(transcription) => transcription,
                 Err(error) => {
                     answers.send(Err(error)).await.ok();
@@ -232,7 +237,16 @@ impl Scribe {
             }
         });
         let now = Instant::now();
-        Stream { audio: Some(audio), results, _reader: reader, number, opened: now, last_frame: now, last_answer: now, spoke: false }
+        Stream {
+            audio: Some(audio),
+            results,
+            _reader: reader,
+            number,
+            opened: now,
+            last_frame: now,
+            last_answer: now,
+            spoke: false,
+        }
     }
 
     /// Feeds one stream and takes its results until it is over.

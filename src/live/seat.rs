@@ -15,9 +15,9 @@ use super::session::{Command, Meter};
 #[derive(Debug)]
 pub struct Seat {
     listener: ListenerId,
-    // Before `farewell`: the session looks for dropped readers when it is woken.
+    // Before the farewell: the session looks for dropped readers when it is woken.
     reader: OutboxReader,
-    farewell: Farewell,
+    _farewell: Farewell,
     commands: mpsc::WeakSender<Command>,
     meter: Arc<Meter>,
     /// When the delivery now being written was handed to the outbox.
@@ -41,7 +41,7 @@ impl Seat {
         departures: Arc<Notify>,
         meter: Arc<Meter>,
     ) -> Self {
-        Seat { listener, reader, farewell: Farewell(departures), commands, meter, writing: None }
+        Seat { listener, reader, _farewell: Farewell(departures), commands, meter, writing: None }
     }
 
     /// The next thing to send; `sessionJoined` is the first. Cancel safe.

@@ -47,17 +47,31 @@ pub struct JoinRequest {
 /// What the doors ask of a session. Answers come by oneshot, or through the asker's outbox.
 #[derive(Debug)]
 pub enum Command {
-    Join { request: JoinRequest, answer: oneshot::Sender<Result<Seat, Problem>> },
-    Leave { listener: ListenerId },
+    Join {
+        request: JoinRequest,
+        answer: oneshot::Sender<Result<Seat, Problem>>,
+    },
+    Leave {
+        listener: ListenerId,
+    },
     ChangeLanguage {
         listener: ListenerId,
         target: String,
         request_id: Option<String>,
         answer: oneshot::Sender<Result<(), Problem>>,
     },
-    ReportStatus { listener: ListenerId, request_id: Option<String> },
-    SpeakerSays { connected: bool, answer: oneshot::Sender<()> },
-    End { reason: EndReason, answer: oneshot::Sender<()> },
+    ReportStatus {
+        listener: ListenerId,
+        request_id: Option<String>,
+    },
+    SpeakerSays {
+        connected: bool,
+        answer: oneshot::Sender<()>,
+    },
+    End {
+        reason: EndReason,
+        answer: oneshot::Sender<()>,
+    },
     /// The process is going away: listeners are asked to reconnect, then the session ends here.
     GoAway,
 }
@@ -103,7 +117,7 @@ pub struct Actor {
     pub flush: CancellationToken,
     /// Taken at the end, so that nothing is heard any more while the last words are said.
     pub ear: Option<AbortOnDropHandle<()>>,
-    pub scribe: AbortOnDropHandle<()>,
+    pub _scribe: AbortOnDropHandle<()>,
     pub fanout: Fanout,
     pub log: Log,
     pub jobs: JoinSet<Answered>,
@@ -203,8 +217,7 @@ impl Actor {
         let work = async move {
             let started = Instant::now();
             let result =
-                crate::aws::translate::translate(&clients, &text, source.as_str(), language.as_str(), glossary.as_deref())
-                    .await;
+                crate::aws::translate::translate(&clients, &text, source.as_str(), language.as_str(), glossary.as_deref()).await;
             let result = match result {
                 Ok(translated) => {
                     meter.note(Stage::Translate, started.elapsed());
@@ -327,7 +340,13 @@ impl Actor {
         self.fanout.add(listener, language.clone(), request.captions, outbox);
         self.handle(Input::Joined { listener, language: language.clone(), role: request.role }).await;
         self.welcome(listener, &language, request);
-        let seat = Seat::new(listener, reader, self.commands_sender.clone(), Arc::clone(&self.departures), Arc::clone(&self.meter));
+        let seat = Seat::new(
+            listener,
+            reader,
+            self.commands_sender.clone(),
+            Arc::clone(&self.departures),
+            Arc::clone(&self.meter),
+        );
         // A connection that is gone already is noticed by its dropped reader.
         answer.send(Ok(seat)).ok();
     }
@@ -360,7 +379,12 @@ impl Actor {
         }
     }
 
-    async fn change_language(&mut self, listener: ListenerId, target: &str, request: Option<String>) -> Result<(), Problem> {
+    async fn change_language(
+        &mut self,
+        listener: ListenerId,
+        target: &str,
+        request: Option<String>,
+    ) -> Result<(), Problem> {
         let language = self.session.resolve(Some(target))?;
         self.log.open(&language);
         self.fanout.change_language(listener, language.clone());
