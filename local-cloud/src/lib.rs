@@ -7,8 +7,10 @@
 mod certificate;
 pub mod error;
 pub mod issuer;
+mod json_rpc;
 pub mod kvs;
 mod serve;
+mod signed;
 pub mod sigv4;
 pub mod translate;
 
@@ -28,6 +30,8 @@ pub use crate::certificate::CertificateError;
 use crate::error::{AwsError, ErrorKind};
 use crate::issuer::Issuer;
 use crate::kvs::Kvs;
+use crate::signed::Gate;
+use crate::translate::Translate;
 
 /// How long [`LocalCloud::stop`] waits for sockets and calls to end by themselves.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -49,10 +53,12 @@ pub struct Settings {
     pub certificate_file: Option<PathBuf>,
     pub kvs: kvs::Settings,
     pub issuer: issuer::Settings,
+    /// `None`: no Translate.
+    pub translate: Option<translate::Settings>,
 }
 
 impl Default for Settings {
-    /// Loopback, free ports, no signature checks.
+    /// Loopback, free ports, no signature checks; KVS and the issuer only, which need no engine.
     fn default() -> Self {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
@@ -64,6 +70,7 @@ impl Default for Settings {
             certificate_file: None,
             kvs: kvs::Settings::default(),
             issuer: issuer::Settings::default(),
+            translate: None,
         }
     }
 }
@@ -79,6 +86,8 @@ pub enum StartError {
     Certificate(#[from] CertificateError),
     #[error(transparent)]
     Issuer(#[from] issuer::IssuerError),
+    #[error(transparent)]
+    Translate(#[from] translate::StartError),
 }
 
 /// The running servers. Dropping it ends everything at once; [`LocalCloud::stop`] does so politely.
@@ -89,6 +98,7 @@ pub struct LocalCloud {
     certificate_pem: String,
     issuer: Arc<Issuer>,
     kvs: Arc<Kvs>,
+    translate: Option<Arc<Translate>>,
     stop: CancellationToken,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -96,6 +106,8 @@ pub struct LocalCloud {
 impl LocalCloud {
     /// Binds the ports and serves. Takes about 0.2 s, most of it for the issuer's RSA key.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let secret: Option<Arc<str>> = settings.secret.map(Arc::from);
+        let translate = settings.translate.as_ref().map(Translate::new).transpose()?.map(Arc::new);
         let certificate = match &settings.certificate_file {
             Some(path) => Certificate::keep(path, &settings.host)?,
             None => Certificate::make(&settings.host)?,
@@ -111,21 +123,23 @@ impl LocalCloud {
         };
         let stop = CancellationToken::new();
         let ip = http.ip();
-        let kvs = Kvs::start(settings.kvs, settings.secret, endpoints, ip, stop.clone())
+        let kvs = Kvs::start(settings.kvs, secret.clone(), endpoints, ip, stop.clone())
             .await
             .map_err(|source| StartError::Ice { ip, source })?;
         let issuer = Issuer::new(settings.issuer, &base("http", http))?;
-        let router = Router::new()
-            .merge(Arc::clone(&kvs).router())
-            .merge(Arc::clone(&issuer).router())
-            .fallback(unknown)
-            .layer(axum::middleware::from_fn(serve::dress));
+        let mut router = Router::new().merge(Arc::clone(&kvs).router()).merge(Arc::clone(&issuer).router());
+        if let Some(translate) = &translate {
+            let gate = Gate { secret, service: "translate" };
+            let routes = Arc::clone(translate).router().merge(json_rpc::router(Arc::clone(translate)));
+            router = router.merge(routes.route_layer(axum::middleware::from_fn_with_state(gate, signed::guard)));
+        }
+        let router = router.fallback(unknown).layer(axum::middleware::from_fn(serve::dress));
         let tasks = vec![
             tokio::spawn(serve::accept(plain_port, None, router.clone(), stop.clone())),
             tokio::spawn(serve::accept(tls_port, Some(tls), router, stop.clone())),
         ];
         let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-        Ok(Self { http, https, host, certificate_pem: certificate.pem, issuer, kvs, stop, tasks })
+        Ok(Self { http, https, host, certificate_pem: certificate.pem, issuer, kvs, translate, stop, tasks })
     }
 
     /// `http://127.0.0.1:<port>`: endpoint URL for every AWS client.
@@ -159,6 +173,11 @@ impl LocalCloud {
 
     pub fn kvs(&self) -> &Arc<Kvs> {
         &self.kvs
+    }
+
+    /// `None` when the settings named none.
+    pub fn translate(&self) -> Option<&Arc<Translate>> {
+        self.translate.as_ref()
     }
 
     /// Closes sockets with 1001, lets calls in flight finish for a moment, then ends everything.

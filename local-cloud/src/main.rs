@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use local_cloud::{LocalCloud, Settings, issuer, kvs};
+use clap::{Parser, ValueEnum};
+use local_cloud::{LocalCloud, Settings, issuer, kvs, translate};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// AWS's wire protocols for babelcast, on this machine, without an AWS account.
@@ -35,12 +35,33 @@ struct Options {
     /// `[{"Uris":[],"Username":"","Password":"","Ttl":300}]`.
     #[arg(long, default_value = "refusing", value_parser = ice_servers)]
     ice: kvs::IceServers,
+    /// What translates: Apertium's Debian packages, marked texts without any engine, or no Translate at all.
+    #[arg(long, value_enum, default_value_t = Translator::Apertium)]
+    translator: Translator,
     /// `iss` of the tokens, if it is not to be the pool's address here.
     #[arg(long, value_name = "URL")]
     issuer_url: Option<String>,
     /// App client id of the tokens.
     #[arg(long, default_value = "babelcast-local")]
     client_id: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Translator {
+    Apertium,
+    Scripted,
+    Off,
+}
+
+impl Translator {
+    fn settings(self) -> Option<translate::Settings> {
+        let engine = match self {
+            Self::Apertium => translate::EngineSettings::Apertium(translate::ApertiumSettings::default()),
+            Self::Scripted => translate::EngineSettings::Scripted(translate::Scripted::default()),
+            Self::Off => return None,
+        };
+        Some(translate::Settings { engine })
+    }
 }
 
 #[tokio::main]
@@ -71,6 +92,7 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
             client_id: options.client_id,
             ..issuer::Settings::default()
         },
+        translate: options.translator.settings(),
     })
     .await?;
     let mut out = std::io::stdout().lock();
@@ -81,6 +103,9 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     writeln!(out, "client id    {}", cloud.issuer().client_id())?;
     writeln!(out, "tokens       POST {}/dev/token", cloud.http_url())?;
     writeln!(out, "chaos        POST {}/dev/kvs", cloud.http_url())?;
+    if let Some(translate) = cloud.translate() {
+        writeln!(out, "languages    en to {}", translate.languages().join(" "))?;
+    }
     out.flush()?;
     drop(out);
     tokio::select! {

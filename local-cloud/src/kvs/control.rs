@@ -12,7 +12,6 @@ use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,10 +21,7 @@ use super::channels::{DEFAULT_TTL_SECONDS, Tags, Which, check_tags};
 use super::chaos::{Chaos, Count};
 use super::frame::ClientId;
 use crate::error::{AwsError, ErrorKind};
-use crate::sigv4;
 
-const MAX_BODY: usize = 256 * 1024;
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_PAGE: usize = 500;
 const MAX_PAGE: usize = 10_000;
 
@@ -47,7 +43,7 @@ pub(super) fn routes() -> Router<Arc<Kvs>> {
         .route("/dev/kvs", get(look).post(meddle))
 }
 
-/// One call: read, chaos, signature, members, act.
+/// One call: read, signature, chaos, members, act.
 async fn call<T: DeserializeOwned>(
     State(kvs): State<Arc<Kvs>>,
     request: Request,
@@ -72,12 +68,7 @@ async fn call<T: DeserializeOwned>(
 
 impl Kvs {
     async fn admit(&self, request: Request) -> Result<Bytes, AwsError> {
-        let (parts, body) = request.into_parts();
-        let body = match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(_)) => return Err(AwsError::new(ErrorKind::Serialization, "The body is too long or broke off")),
-            Err(_) => return Err(AwsError::new(ErrorKind::Serialization, "The body did not come within 10 s")),
-        };
+        let (_, body) = self.gate.admit(request).await?;
         let chaos = self.switches.get();
         if !chaos.call_delay().is_zero() {
             tokio::time::sleep(chaos.call_delay()).await;
@@ -88,27 +79,7 @@ impl Kvs {
         if rand::random::<f64>() < chaos.error_rate {
             return Err(AwsError::new(ErrorKind::InternalFailure, "Chaos: this call fails"));
         }
-        self.check_signature(&parts, &body)?;
         Ok(body)
-    }
-
-    fn check_signature(&self, parts: &Parts, body: &[u8]) -> Result<(), AwsError> {
-        let Some(secret) = &self.secret else { return Ok(()) };
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let hash = sigv4::sha256_hex(body);
-        let verified = sigv4::verify_headers(secret, parts.method.as_str(), target, &parts.headers, &hash)?;
-        sigv4::check_skew(&parts.headers, SystemTime::now())?;
-        check_service(&verified)
-    }
-}
-
-pub(super) fn check_service(verified: &sigv4::Verified) -> Result<(), AwsError> {
-    match verified.service() {
-        "kinesisvideo" => Ok(()),
-        _ => Err(AwsError::new(
-            ErrorKind::InvalidSignature,
-            "Credential should be scoped to correct service: 'kinesisvideo'",
-        )),
     }
 }
 

@@ -25,6 +25,7 @@ use self::channels::{Channels, Which};
 pub use self::chaos::{Chaos, Count, Counts};
 pub use self::ice::{IceServer, IceServers};
 use self::relay::Order;
+use crate::signed::Gate;
 
 /// How the emulated service behaves. Defaults are the real quotas.
 #[derive(Debug, Clone)]
@@ -71,7 +72,7 @@ pub struct Endpoints {
 /// The emulated service.
 pub struct Kvs {
     settings: Settings,
-    secret: Option<String>,
+    gate: Gate,
     endpoints: Endpoints,
     ice: ice::Ice,
     channels: Mutex<Channels>,
@@ -85,7 +86,7 @@ impl Kvs {
     /// Starts the ICE responder on `ip`; signatures are checked when there is a `secret`. Sockets end with `stop`.
     pub async fn start(
         settings: Settings,
-        secret: Option<String>,
+        secret: Option<Arc<str>>,
         endpoints: Endpoints,
         ip: IpAddr,
         stop: CancellationToken,
@@ -96,7 +97,7 @@ impl Kvs {
         Ok(Arc::new(Self {
             channels: Mutex::new(Channels::new(&settings.region, &settings.account)),
             settings,
-            secret,
+            gate: Gate { secret, service: "kinesisvideo" },
             endpoints,
             ice,
             switches,

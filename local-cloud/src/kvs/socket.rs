@@ -18,7 +18,6 @@ use http::{HeaderMap, Uri};
 use super::Kvs;
 use super::channels::Which;
 use super::chaos::{Chaos, Count};
-use super::control::check_service;
 use super::frame::{self, ClientFrame, ClientId};
 use super::relay::{Message, Order, Peer, Place, Relay};
 use crate::error::{AwsError, ErrorKind};
@@ -92,11 +91,11 @@ impl Kvs {
         if self.switches.take(|chaos| &mut chaos.throttle_handshakes) {
             return Err(AwsError::new(ErrorKind::ClientLimitExceeded, "Rate exceeded"));
         }
-        if let Some(secret) = &self.secret {
+        if let Some(secret) = &self.gate.secret {
             let target = uri.path_and_query().map_or("/", |target| target.as_str());
             let verified = sigv4::verify_query(secret, "GET", target, headers, SystemTime::now())
                 .map_err(|reason| denied(reason.to_string()))?;
-            check_service(&verified).map_err(|wrong| denied(wrong.message))?;
+            self.gate.check_service(&verified).map_err(|wrong| denied(wrong.message))?;
         }
         let query = uri.query().unwrap_or_default();
         let arn = sigv4::query_parameter(query, "X-Amz-ChannelARN")

@@ -7,3 +7,4 @@ mod kvs_calls;
 mod kvs_faults;
 mod kvs_signaling;
 mod ports;
+mod translate;
