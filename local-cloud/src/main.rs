@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use local_cloud::{LocalCloud, Settings, issuer, kvs, translate};
+use local_cloud::{LocalCloud, Secret, Settings, issuer, kvs, translate};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// AWS's wire protocols for babelcast, on this machine, without an AWS account.
@@ -83,7 +83,7 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         http: options.http,
         https: options.https,
         host: options.host,
-        secret: options.secret,
+        secret: options.secret.map(Secret::from),
         plain_signaling: options.plain_signaling,
         certificate_file: options.certificate,
         kvs: kvs::Settings { ice: options.ice, ..kvs::Settings::default() },

@@ -13,7 +13,7 @@ mod relay;
 mod socket;
 mod turn;
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use self::channels::{Channels, Which};
 pub use self::chaos::{Chaos, Count, Counts};
 pub use self::ice::{IceServer, IceServers};
 use self::relay::Order;
-use crate::signed::Gate;
+use crate::signed::{Gate, Secret};
 
 /// How the emulated service behaves. Defaults are the real quotas.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ impl Default for Settings {
 /// Where clients are sent: scheme, host and port, without a path.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
+    /// Host name of the ICE responder.
+    pub host: String,
     /// Base of the signaling sockets, `wss://127.0.0.1:8443`; the role is appended as `/m` or `/v`.
     pub sockets: String,
     /// Base of `GetIceServerConfig`, `https://127.0.0.1:8443`.
@@ -83,15 +85,15 @@ pub struct Kvs {
 }
 
 impl Kvs {
-    /// Starts the ICE responder on `ip`; signatures are checked when there is a `secret`. Sockets end with `stop`.
+    /// Starts the ICE responder on `udp` (another port if that one is taken); signatures are checked when there is a `secret`. Sockets end with `stop`.
     pub async fn start(
         settings: Settings,
-        secret: Option<Arc<str>>,
+        secret: Option<Secret>,
         endpoints: Endpoints,
-        ip: IpAddr,
+        udp: SocketAddr,
         stop: CancellationToken,
     ) -> std::io::Result<Arc<Self>> {
-        let ice = ice::Ice::start(&settings.ice, ip).await?;
+        let ice = ice::Ice::start(&settings.ice, &endpoints.host, udp).await?;
         let switches = chaos::Switches::default();
         switches.with(|chaos| chaos.clone_from(&settings.chaos));
         Ok(Arc::new(Self {

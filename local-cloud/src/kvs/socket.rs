@@ -29,6 +29,8 @@ const SOCKET_BUFFER: usize = 4096;
 const MAX_FRAME: usize = 128 * 1024;
 /// A peer that takes longer to accept a frame is gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a peer gets to answer a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Frames on their way while chaos delays them; past it the inbox fills up instead.
 const MAX_DEPARTURES: usize = 512;
 const GOING_AWAY: u16 = 1001;
@@ -93,7 +95,7 @@ impl Kvs {
         }
         if let Some(secret) = &self.gate.secret {
             let target = uri.path_and_query().map_or("/", |target| target.as_str());
-            let verified = sigv4::verify_query(secret, "GET", target, headers, SystemTime::now())
+            let verified = sigv4::verify_query(secret.as_str(), "GET", target, headers, SystemTime::now())
                 .map_err(|reason| denied(reason.to_string()))?;
             self.gate.check_service(&verified).map_err(|wrong| denied(wrong.message))?;
         }
@@ -186,13 +188,16 @@ enum End {
 
 impl Seated {
     async fn serve(mut self, mut socket: WebSocket) {
-        self.kvs.counts.add(Count::SocketsOpened);
+        let kvs = Arc::clone(&self.kvs);
+        kvs.counts.add(Count::SocketsOpened);
         let end = self.pump(&mut socket).await;
-        if let End::Close(code, reason) = end {
-            let frame = CloseFrame { code, reason: reason.into() };
-            send(&mut socket, WsMessage::Close(Some(frame))).await;
+        // The seat is free before the goodbye, which may take a while.
+        drop(self);
+        match end {
+            End::Gone | End::Cut => {}
+            End::Close(code, reason) => close(&mut socket, code, reason).await,
         }
-        self.kvs.counts.add(Count::SocketsClosed);
+        kvs.counts.add(Count::SocketsClosed);
     }
 
     async fn pump(&mut self, socket: &mut WebSocket) -> End {
@@ -288,6 +293,19 @@ impl Seated {
 /// False when the peer is gone or does not accept the frame in time.
 async fn send(socket: &mut WebSocket, message: WsMessage) -> bool {
     matches!(tokio::time::timeout(SEND_TIMEOUT, socket.send(message)).await, Ok(Ok(())))
+}
+
+/// Says goodbye and waits for the peer to do so too: leaving unread frames behind would reset the connection, and
+/// the peer would miss the close.
+async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
+    let frame = CloseFrame { code, reason: reason.into() };
+    if !send(socket, WsMessage::Close(Some(frame))).await {
+        return;
+    }
+    let answered = async { while let Some(Ok(_)) = socket.recv().await {} };
+    if tokio::time::timeout(CLOSE_TIMEOUT, answered).await.is_err() {
+        tracing::debug!("the peer did not answer the close");
+    }
 }
 
 /// Frames on their way to one socket, as late and as shuffled as chaos wants them.

@@ -10,7 +10,7 @@ use crate::harness::{SECRET, browser, credentials, start};
 async fn cloud(secret: Option<&str>) -> LocalCloud {
     let engine = translate::EngineSettings::Scripted(translate::Scripted::default());
     start(|settings| {
-        settings.secret = secret.map(str::to_owned);
+        settings.secret = secret.map(Into::into);
         settings.translate = Some(translate::Settings { engine });
     })
     .await
