@@ -2,13 +2,14 @@
 //!
 //! [`control`] answers the REST calls, [`socket`] the WebSockets on `/m` (master) and `/v` (viewer); what they
 //! share is in `channels` and `relay`. Absent on purpose: streams (PutMedia, GetMedia), WebRTC ingestion,
-//! `SendAlexaOfferToMaster`, and the service's rates per second (chaos can throttle instead).
+//! `SendAlexaOfferToMaster`, and the rates of the control plane (chaos can throttle instead).
 
 mod channels;
 mod chaos;
 mod control;
 mod frame;
 mod ice;
+mod rates;
 mod relay;
 mod socket;
 mod turn;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use self::channels::{Channels, Which};
 pub use self::chaos::{Chaos, Count, Counts};
 pub use self::ice::{IceServer, IceServers};
+pub use self::rates::Rates;
 use self::relay::Order;
 use crate::signed::{Gate, Secret};
 
@@ -41,6 +43,8 @@ pub struct Settings {
     /// From GO_AWAY to the close (1 min).
     pub grace: Duration,
     pub ice: IceServers,
+    /// Rates of handshakes and messages; `None`, the default, lets tests be quicker than the service allows.
+    pub rates: Option<Rates>,
     /// Faults from the first call on.
     pub chaos: Chaos,
 }
@@ -55,6 +59,7 @@ impl Default for Settings {
             lifetime: Duration::from_secs(3600),
             grace: Duration::from_secs(60),
             ice: IceServers::default(),
+            rates: None,
             chaos: Chaos::default(),
         }
     }
@@ -121,7 +126,7 @@ impl Kvs {
 
     /// Sends GO_AWAY to every socket; those still open after the grace are closed with 1001.
     pub fn go_away(&self) {
-        let close_at = Instant::now() + self.settings.grace;
+        let close_at = socket::after(Instant::now(), self.settings.grace);
         for channel in self.channels().iter() {
             channel.relay.notify(&frame::notice("GO_AWAY"), &self.counts);
             channel.relay.order_all(Order::CloseBy(close_at));
