@@ -60,8 +60,8 @@ async fn json_services_share_one_path_and_unknown_targets_are_refused() {
     };
     let (status, answer) = call("AWSShineFrontendService_20170701.TranslateText").await;
     assert_eq!((status, &answer["TranslatedText"]), (200, &json!("[es] hello")));
-    let (status, _) = call("DynamoDB_20120810.GetItem").await;
-    assert_eq!(status, 404);
+    let (status, answer) = call("DynamoDB_20120810.GetItem").await;
+    assert_eq!((status, &answer["__type"]), (404, &json!("UnknownOperationException")));
 }
 
 #[tokio::test]
