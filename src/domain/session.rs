@@ -64,6 +64,8 @@ pub enum Input {
     RecogniserRestarted {
         lost: Option<(MediaTime, MediaTime)>,
     },
+    /// The recogniser fails again and again (true), or answers again (false).
+    RecogniserDown(bool),
     /// Audio that never reached the recogniser.
     AudioLost {
         from: MediaTime,
@@ -151,6 +153,7 @@ pub struct Session {
     media_up: bool,
     idle_since: Duration,
     orphans_until: Option<Duration>,
+    recogniser_down: bool,
     ending: Option<Ending>,
 }
 
@@ -180,6 +183,7 @@ impl Session {
             media_up: false,
             idle_since: now.mono,
             orphans_until: None,
+            recogniser_down: false,
             ending: None,
         }
     }
@@ -251,6 +255,7 @@ impl Session {
                     gap(from, to, GapReason::TranscriptionRestarted, out);
                 }
             }
+            Input::RecogniserDown(down) => self.recogniser_down(down, out),
             Input::AudioLost { from, to } => gap(from, to, GapReason::AudioLost, out),
             Input::Translated { language, job, result } => {
                 out.push(Effect::Count(
@@ -439,23 +444,28 @@ impl Session {
                 }
                 Ask::Untranslated => out.push(Effect::Count(Count::CaptionsUntranslated, 1)),
                 Ask::Outage(true) => {
-                    let problem = Problem::upstream("translate");
-                    let message = ServerMessage::Error {
-                        code: ErrorCode::UpstreamUnavailable,
-                        message:
-                            "Translation does not answer; captions are shown in the speaker's language until it is back"
-                                .to_owned(),
-                        retryable: true,
-                        details: problem.details,
-                    };
-                    out.push(Effect::Tell { to: to(), message });
+                    let why =
+                        "Translation does not answer; captions are shown in the speaker's language until it is back";
+                    out.push(Effect::Tell { to: to(), message: outage("translate", why) });
                 }
                 Ask::Outage(false) => {}
             }
         }
     }
 
-    fn heard_at(&self, end_ms: u64) -> Option<UnixMs> {
+    /// Listeners are told once when captions stop coming; the captions themselves tell that they are back.
+    fn recogniser_down(&mut self, down: bool, out: &mut Vec<Effect>) {
+        if down && !self.recogniser_down {
+            out.push(Effect::Tell {
+                to: To::Everyone,
+                message: outage("transcribe", "Recognition does not answer; captions go on when it is back"),
+            });
+        }
+        self.recogniser_down = down;
+    }
+
+    /// When the sound at this place of the capture clock reached us.
+    pub fn heard_at(&self, end_ms: u64) -> Option<UnixMs> {
         self.first_audio.map(|first| UnixMs(first.0 + end_ms))
     }
 
@@ -527,6 +537,11 @@ impl Session {
         out.push(Effect::Append { to: To::Everyone, message: ServerMessage::SessionEnded { reason } });
         out.push(Effect::Finish(reason));
     }
+}
+
+fn outage(service: &str, message: &str) -> ServerMessage {
+    let details = Problem::upstream(service).details;
+    ServerMessage::Error { code: ErrorCode::UpstreamUnavailable, message: message.to_owned(), retryable: true, details }
 }
 
 fn gap(from: MediaTime, to: MediaTime, reason: GapReason, out: &mut Vec<Effect>) {

@@ -25,7 +25,7 @@ use tower_http::cors::{Any, CorsLayer};
 use super::auth::Tokens;
 use super::error::Refusal;
 use super::{House, Settings, access, echo, health, sessions, socket};
-use crate::live::sessions::Sessions;
+use crate::live::Sessions;
 
 /// Why the doors stay shut.
 #[derive(Debug, thiserror::Error)]

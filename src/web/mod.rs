@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use auth::{AuthSettings, Token};
 pub use doors::{Doors, OpenError};
 
-use crate::live::sessions::Sessions;
+use crate::live::Sessions;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -16,7 +16,7 @@ use babelcast_domain::wire::{CreateSession, KvsStatus, SessionView};
 use super::House;
 use super::auth::Caller;
 use super::error::{Body, Refusal};
-use crate::live::sessions::Found;
+use crate::live::Found;
 
 /// A session, named in the path. What cannot be a session id names a session that does not exist.
 pub(super) struct Named(Result<SessionId, Problem>);

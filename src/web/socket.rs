@@ -23,7 +23,7 @@ use super::auth::{Caller, Token};
 use super::error::Refusal;
 use super::line::{self, End, Heard, Line};
 use super::{House, wall};
-use crate::live::sessions::{Delivery, JoinRequest, Seat};
+use crate::live::{Delivery, JoinRequest, Seat};
 
 /// How soon clients should be elsewhere when the server stops.
 const RECONNECT_WITHIN_MS: u64 = 5_000;

@@ -15,18 +15,22 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::ids::SessionId;
+use babelcast_domain::language::{Catalogue, Language};
 use babelcast_domain::wire::CreateSession;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use local_cloud::LocalCloud;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::{AuthSettings, Doors, Settings, Timeouts, Token, wall};
+use crate::aws;
 use crate::cli::client::Wish;
 use crate::cli::speaker::SpeakerClient;
-use crate::live::sessions::Sessions;
+use crate::live::{self, Sessions};
+use crate::store::Store;
 
 pub(super) const CLIENT: &str = "speaker-app";
 
@@ -116,6 +120,27 @@ pub(super) struct House {
     pub counts: Arc<Counts>,
     pub issuer: Issuer,
     pub doors: Doors,
+    _cloud: LocalCloud,
+}
+
+fn catalogue() -> Catalogue {
+    let lang = |code: &str| Language::parse(code).unwrap();
+    Catalogue::new([(lang("en"), lang("en-US")), (lang("fr"), lang("fr-FR"))], vec![lang("es"), lang("fr"), lang("de")])
+}
+
+async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
+    let credentials = aws::StaticCredentials { access_key: "local".into(), secret_key: "local".into() };
+    let aws = aws::Settings {
+        region: Some("us-east-1".into()),
+        endpoint_url: Some(cloud.http_url()),
+        credentials: Some(credentials),
+        ..Default::default()
+    };
+    let clients = Arc::new(aws::Clients::connect(&aws).await.unwrap());
+    let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, ..Default::default() };
+    let (tls, counts) = (crate::media::socket::tls(None).unwrap(), Arc::new(Counts::default()));
+    let store = Arc::new(Store::memory());
+    (Sessions::new(live, clients, store, Arc::new(catalogue()), tls, Arc::clone(&counts)), counts)
 }
 
 impl House {
@@ -135,12 +160,14 @@ impl House {
             ..Settings::default()
         };
         change(&mut settings);
-        let (sessions, counts) = (Arc::new(Sessions::default()), Arc::new(Counts::default()));
-        let catalogue = Arc::new(crate::live::sessions::catalogue());
+        let cloud =
+            LocalCloud::start(local_cloud::Settings { plain_signaling: true, ..Default::default() }).await.unwrap();
+        let (sessions, counts) = behind(&cloud).await;
+        let catalogue = Arc::new(catalogue());
         let stop = CancellationToken::new();
         let doors = Doors::open(settings, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &stop).await.unwrap();
         let url = Url::parse(&format!("http://{}", doors.local_addr())).unwrap();
-        House { url, sessions, counts, issuer, doors }
+        House { url, sessions, counts, issuer, doors, _cloud: cloud }
     }
 
     pub fn at(&self, path: &str) -> String {
