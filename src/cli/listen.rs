@@ -249,3 +249,88 @@ fn wall() -> UnixMs {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixMs(since.as_millis() as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn caption(segment: &str, text: &str, is_final: bool) -> Sight {
+        let envelope = json!({
+            "type": "transcription", "sessionId": "calm-river-7", "timestamp": 5_000, "segmentId": segment, "revision": 1,
+            "isFinal": is_final, "language": "es", "text": text, "stableChars": 0, "startMs": 0, "endMs": 1,
+            "heardAt": 3_800,
+        });
+        Sight::Message(serde_json::from_value(envelope).unwrap())
+    }
+
+    fn shown(style: Style, sights: &[Sight]) -> (String, String) {
+        let (mut out, mut notes) = (Vec::new(), Vec::new());
+        let mut screen = Screen::new(&mut out, &mut notes, style);
+        for sight in sights {
+            screen.show(sight, UnixMs(5_000)).unwrap();
+        }
+        (String::from_utf8(out).unwrap(), String::from_utf8(notes).unwrap())
+    }
+
+    #[test]
+    fn a_pipe_gets_finished_sentences_with_their_lag() {
+        let sights = [caption("s1", "Ho", false), caption("s1", "Hola.", true), caption("s1", "Hola.", true)];
+        assert_eq!(shown(Style::Plain, &sights).0, "[es +1.2s] Hola.\n");
+    }
+
+    #[test]
+    fn a_terminal_sees_the_sentence_grow_in_place() {
+        let sights = [caption("s1", "Ho", false), caption("s1", "Hola.", true), caption("s1", "late", false)];
+        let (out, _) = shown(Style::Terminal, &sights);
+        assert_eq!(out, "\r\x1b[2K[es] Ho\r\x1b[2K[es +1.2s] Hola.\n");
+    }
+
+    #[test]
+    fn text_from_the_network_cannot_steer_the_terminal() {
+        let (out, _) = shown(Style::Plain, &[caption("s1", "a\x1b[2Jb\r\nc\u{9b}d", true)]);
+        assert_eq!(out, "[es +1.2s] a [2Jb  c d\n");
+    }
+
+    #[test]
+    fn json_is_the_message_as_it_came() {
+        let (out, _) = shown(Style::Json, &[caption("s1", "Hola.", true)]);
+        let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&value["type"], &value["text"]), (&json!("transcription"), &json!("Hola.")));
+    }
+
+    #[test]
+    fn what_is_lost_is_told() {
+        let gap = json!({ "type": "gap", "timestamp": 1, "fromMs": 1_000, "toMs": 3_500, "reason": "audioLost" });
+        let sights = [Sight::Missed(2), Sight::Message(serde_json::from_value(gap).unwrap())];
+        let (_, notes) = shown(Style::Plain, &sights);
+        assert_eq!(
+            notes,
+            "-- 2 sentences or events were lost on the way\n-- 2.5 s are missing: the sound did not arrive\n"
+        );
+    }
+
+    #[test]
+    fn a_long_line_shows_its_end_in_whole_characters() {
+        assert_eq!(tail("hello", 5), "hello");
+        assert_eq!(tail("hello", 3), "llo");
+        assert_eq!(tail("año", 2), "ño");
+        assert_eq!(tail("日本語", 5), "本語");
+        assert_eq!(tail("x", 0), "");
+    }
+
+    #[test]
+    fn arguments_are_read_as_written() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            listen: ListenArgs,
+        }
+        let line = ["babelcast", "calm-river-7", "--url", "https://x.example", "--to", "ca", "--captions", "raw"];
+        let listen = Line::try_parse_from(line).unwrap().listen;
+        assert_eq!((listen.session.as_str(), listen.captions), ("calm-river-7", CaptionMode::Raw));
+        assert!(Line::try_parse_from(["babelcast", "calm-river-7", "--captions", "loud"]).is_err());
+    }
+}

@@ -41,7 +41,7 @@ pub enum OpenError {
 /// The open doors. Dropping them cuts every connection; [`Doors::close`] says goodbye first.
 pub struct Doors {
     local_addr: SocketAddr,
-    house: Arc<House>,
+    pub(super) house: Arc<House>,
     accepting: AbortOnDropHandle<()>,
     _cut: DropGuard,
 }

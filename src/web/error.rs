@@ -26,7 +26,7 @@ use super::House;
 pub(super) struct Refusal {
     problem: Problem,
     status: StatusCode,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, &'static str)>,
 }
 
 /// Left on the answer for the access log: why it was refused.
@@ -40,25 +40,25 @@ pub(super) struct Refused {
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         let status = StatusCode::from_u16(problem.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Refusal { problem, status, headers: HeaderMap::new() }
+        Refusal { problem, status, headers: Vec::new() }
     }
 }
 
 impl Refusal {
     /// For what only HTTP knows: a path, a method, a media type.
     pub fn of_http(status: StatusCode, message: impl Into<String>) -> Self {
-        Refusal { problem: Problem::invalid(message), status, headers: HeaderMap::new() }
+        Refusal { problem: Problem::invalid(message), status, headers: Vec::new() }
     }
 
     pub fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.insert(name, HeaderValue::from_static(value));
+        self.headers.push((name, value));
         self
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Refusal { problem, status, mut headers } = self;
+        let Refusal { problem, status, headers: added } = self;
         let code = problem.code.as_str();
         let mut body = json!({
             "type": format!("urn:babelcast:problem:{}", code.to_ascii_lowercase().replace('_', "-")),
@@ -72,6 +72,8 @@ impl IntoResponse for Refusal {
         if !details.is_null() {
             body["details"] = details.clone();
         }
+        let mut headers: HeaderMap =
+            added.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::UNAUTHORIZED {

@@ -4,6 +4,7 @@
 //! task that serves the socket is ours to own and to stop, and after a broken or too large frame the raw stream can be
 //! emptied, without which the kernel resets the connection and the close code is lost.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,13 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use babelcast_domain::counts::{Count, Counts};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -38,8 +40,11 @@ const BUFFER_BYTES: usize = 4 << 10;
 pub(super) struct Line {
     socket: WebSocketStream<TokioIo<Upgraded>>,
     timeouts: Timeouts,
+    counts: Arc<Counts>,
     heard_at: Instant,
-    ping_at: Instant,
+    /// When to ping next, or to look whether the peer is still there. One timer for the line's whole life: a new one a
+    /// message would cost more than the message.
+    alarm: Pin<Box<Sleep>>,
 }
 
 pub(super) enum Heard {
@@ -92,7 +97,7 @@ where
     if offered(request.headers()).any(|name| name == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    let timeouts = house.settings.timeouts.clone();
+    let (timeouts, counts) = (house.settings.timeouts.clone(), Arc::clone(&house.counts));
     let upgrade = hyper::upgrade::on(&mut request);
     let cut = house.cut.clone();
     house.tasks.spawn(cut.run_until_cancelled_owned(async move {
@@ -100,7 +105,7 @@ where
             tracing::debug!("a socket was gone before it was open");
             return;
         };
-        serve(Line::new(upgraded, timeouts, max_message_bytes).await).await;
+        serve(Line::new(upgraded, timeouts, counts, max_message_bytes).await).await;
     }));
     Ok(response)
 }
@@ -112,21 +117,20 @@ pub(super) fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 impl Line {
-    async fn new(upgraded: Upgraded, timeouts: Timeouts, max_message_bytes: usize) -> Self {
+    async fn new(upgraded: Upgraded, timeouts: Timeouts, counts: Arc<Counts>, max_message_bytes: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
             .max_message_size(Some(max_message_bytes))
             .max_frame_size(Some(max_message_bytes));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        let now = Instant::now();
-        Line { socket, heard_at: now, ping_at: now + timeouts.ping, timeouts }
+        let alarm = Box::pin(sleep(timeouts.ping));
+        Line { socket, timeouts, counts, heard_at: Instant::now(), alarm }
     }
 
     /// The next message. Pings meanwhile, and gives up on a peer that stays silent. Cancel safe.
     pub async fn hear(&mut self) -> Heard {
         loop {
-            let silent_at = self.heard_at + self.timeouts.silent;
             tokio::select! {
                 message = self.socket.next() => {
                     self.heard_at = Instant::now();
@@ -139,11 +143,12 @@ impl Line {
                         Some(Err(error)) => return Heard::End(end(&error)),
                     }
                 }
-                () = sleep_until(self.ping_at.min(silent_at)) => {
-                    if Instant::now() >= silent_at {
+                () = self.alarm.as_mut() => {
+                    let (now, silent_at) = (Instant::now(), self.heard_at + self.timeouts.silent);
+                    if now >= silent_at {
                         return Heard::End(End::Silent);
                     }
-                    self.ping_at = Instant::now() + self.timeouts.ping;
+                    self.alarm.as_mut().reset((now + self.timeouts.ping).min(silent_at));
                     if let Err(end) = self.put(Message::Ping(Bytes::new())).await {
                         return Heard::End(end);
                     }
@@ -170,6 +175,12 @@ impl Line {
 
     /// Ends a line that is over for the given reason: says so if there is anybody to say it to.
     pub async fn end(mut self, end: End) {
+        match end {
+            End::Left | End::Silent => {}
+            End::TooSlow => self.counts.one(Count::ListenersTooSlow),
+            End::TooBig | End::NotUtf8 | End::NotWebSocket => self.counts.one(Count::MessagesRefused),
+        }
+        tracing::debug!(?end, "socket over");
         match end.close_frame() {
             None => {
                 // The answer to the peer's close is queued in tungstenite; reading on sends it.

@@ -140,13 +140,7 @@ impl Visit {
             }
         }
         match over {
-            Over::Ended(end) => {
-                tracing::debug!(?end, "socket over");
-                if end == End::TooSlow {
-                    self.house.counts.one(Count::ListenersTooSlow);
-                }
-                self.line.end(end).await;
-            }
+            Over::Ended(end) => self.line.end(end).await,
             Over::Close(code, reason) => {
                 tracing::debug!(code, reason, "socket closed");
                 self.line.close(code, reason).await;
@@ -278,12 +272,7 @@ impl Visit {
         let parsed = match heard {
             Heard::Text(text) => ClientMessage::parse(&text),
             Heard::Binary(_) => Err((Problem::invalid("send text; no binary message is expected here"), None)),
-            Heard::End(end) => {
-                if matches!(end, End::TooBig | End::NotUtf8 | End::NotWebSocket) {
-                    self.house.counts.one(Count::MessagesRefused);
-                }
-                return Err(end.into());
-            }
+            Heard::End(end) => return Err(end.into()),
         };
         match parsed {
             Ok(message) => Ok(Some(message)),

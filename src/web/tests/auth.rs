@@ -60,7 +60,8 @@ async fn no_token_is_anonymous_and_a_bad_one_is_refused_even_where_none_is_neede
 async fn claims_that_are_not_ours_are_refused_by_name() {
     let house = House::open().await;
     let now = crate::web::wall().as_secs();
-    let cases: Vec<(&str, fn(&mut Value, u64))> = vec![
+    type Change = fn(&mut Value, u64);
+    let cases: Vec<(&str, Change)> = vec![
         ("expired", |claims, now| claims["exp"] = json!(now - 60)),
         ("notYetValid", |claims, now| claims["nbf"] = json!(now + 600)),
         ("issuer", |claims, _| claims["iss"] = json!("https://elsewhere.example")),

@@ -194,6 +194,20 @@ impl House {
         }
     }
 
+    /// How many connections sit in the session.
+    pub async fn listeners(&self, session: &SessionId) -> u64 {
+        self.sessions.find(session).await.map_or(0, |found| found.listener_count)
+    }
+
+    pub async fn until_listeners(&self, session: &SessionId, count: u64) {
+        let waited = async {
+            while self.listeners(session).await != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waited).await.expect("never that many listeners");
+    }
+
     pub fn count(&self, count: Count) -> u64 {
         self.counts.get(count)
     }
