@@ -1,1 +1,5 @@
 //! local-cloud
+
+pub mod engine;
+//pub mod transcribe;
+pub mod wer;
