@@ -33,6 +33,8 @@ counts! {
     RtpLate => "rtp_late",
     /// Empty payload: a bandwidth probe, never audio.
     RtpPadding => "rtp_padding",
+    /// Of a payload type that was not negotiated.
+    RtpForeign => "rtp_foreign",
     FramesDecoded => "frames_decoded",
     FramesCorrected => "frames_corrected",
     FramesConcealed => "frames_concealed",

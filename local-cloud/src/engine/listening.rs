@@ -15,16 +15,16 @@ const AUDIO_QUEUE: usize = 64;
 /// Hypotheses that may wait for the stream. Full: the engine waits.
 const HEARD_QUEUE: usize = 64;
 
-/// A recogniser at work. Dropping it stops the thread after the tick at hand.
-pub struct Listening {
-    audio: Option<mpsc::Sender<Bytes>>,
+/// What a recogniser at work says. Dropping it stops the thread after the tick at hand.
+pub struct Heard {
     heard: mpsc::Receiver<Result<Hypothesis, EngineError>>,
     stop: Arc<AtomicBool>,
 }
 
-/// Starts the thread. `rate` is the sample rate of the bytes that will come (s16le mono). An engine that cannot open
+/// Starts the thread. Audio goes into the sender: s16le mono at `rate` Hz, in pieces of any length; dropping it ends the
+/// audio, the engine closes its open utterance, and [`Heard::next`] gives None after that. An engine that cannot open
 /// says so as the first thing heard.
-pub fn listen(engine: Engine, opening: Opening, rate: u32) -> Result<Listening, EngineError> {
+pub fn listen(engine: Engine, opening: Opening, rate: u32) -> Result<(mpsc::Sender<Bytes>, Heard), EngineError> {
     let (audio, audio_in) = mpsc::channel(AUDIO_QUEUE);
     let (heard_out, heard) = mpsc::channel(HEARD_QUEUE);
     let stop = Arc::new(AtomicBool::new(false));
@@ -33,27 +33,17 @@ pub fn listen(engine: Engine, opening: Opening, rate: u32) -> Result<Listening, 
         .name(format!("recogniser-{}", opening.stream))
         .spawn(move || thread.run(&engine, &opening))
         .map_err(EngineError::Thread)?;
-    Ok(Listening { audio: Some(audio), heard, stop })
+    Ok((audio, Heard { heard, stop }))
 }
 
-impl Listening {
-    /// Where audio goes (s16le mono at the rate given to [`listen`]); None after [`Listening::end`].
-    pub fn audio(&self) -> Option<&mpsc::Sender<Bytes>> {
-        self.audio.as_ref()
-    }
-
-    /// No more audio: the engine closes the open utterance, then [`Listening::next`] gives None.
-    pub fn end(&mut self) {
-        self.audio = None;
-    }
-
+impl Heard {
     /// The next hypothesis, or None when the engine has said all. Cancel-safe.
     pub async fn next(&mut self) -> Option<Result<Hypothesis, EngineError>> {
         self.heard.recv().await
     }
 }
 
-impl Drop for Listening {
+impl Drop for Heard {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }

@@ -17,7 +17,7 @@ pub mod tones;
 
 use std::sync::Arc;
 
-pub use listening::{Listening, listen};
+pub use listening::{Heard, listen};
 use pocketsphinx::PocketSphinx;
 use scripted::Scripted;
 use tones::Tones;
@@ -116,6 +116,12 @@ impl Engine {
             Engine::Tones(tones) => Box::new(tones.open()),
             Engine::Scripted(scripted) => Box::new(scripted.open(opening.stream)),
         })
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

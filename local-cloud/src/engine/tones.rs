@@ -28,10 +28,11 @@ const END_MS: u64 = 400;
 /// Peak of each of the two tones.
 const LEVEL: f32 = 6_000.0;
 
-const HOP: usize = 320;
-const WINDOW: usize = 640;
-/// Hops in a row, of 20 ms, that make a word: more than what a window across two bursts can fake.
-const SURE: u32 = 3;
+const HOP: usize = 160;
+/// One packet of 20 ms, so that a lost one spoils few windows; tones 60 Hz apart are still told apart.
+const WINDOW: usize = 320;
+/// Hops of 10 ms with the same tones that make a word.
+const SURE: u32 = 4;
 /// Mean square below which a window is silence, about -50 dBFS.
 const FLOOR: f32 = 100.0 * 100.0;
 

@@ -1,0 +1,199 @@
+//! The stored shape of a session: the one place that owns attribute names.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{SessionId, SpeakerId};
+use crate::language::Language;
+use crate::time::UnixMs;
+
+/// The only state field there is. `Ended` is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Active,
+    Paused,
+    Ended,
+}
+
+impl Status {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::Paused => "paused",
+            Status::Ended => "ended",
+        }
+    }
+
+    /// `active` <-> `paused`, both -> `ended`, and nothing leaves `ended`.
+    pub const fn may_become(self, next: Status) -> bool {
+        match (self, next) {
+            (Status::Ended, _) => false,
+            (Status::Active | Status::Paused, Status::Active | Status::Paused | Status::Ended) => true,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndReason {
+    Speaker,
+    Expired,
+    Abandoned,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QualityTier {
+    /// Translate committed clauses and finals.
+    #[default]
+    Standard,
+    /// Also translate growing partials.
+    Premium,
+}
+
+/// The MASTER's signaling endpoints.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalingEndpoints {
+    #[serde(rename = "WSS")]
+    pub wss: String,
+    #[serde(rename = "HTTPS")]
+    pub https: String,
+}
+
+impl std::fmt::Debug for SignalingEndpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SignalingEndpoints(…)")
+    }
+}
+
+/// A session as the table holds it. Unknown attributes are kept out, missing optional ones are absent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRecord {
+    pub session_id: SessionId,
+    pub speaker_id: SpeakerId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    pub source_language: Language,
+    /// Allow-list of what listeners may ask for; absent: every supported one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_languages: Option<Vec<Language>>,
+    pub quality_tier: QualityTier,
+    pub status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<EndReason>,
+    pub speaker_kvs_connected: bool,
+    pub kvs_channel_arn: String,
+    pub kvs_channel_name: String,
+    pub kvs_signaling_endpoints: SignalingEndpoints,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kvs_stream_name: Option<String>,
+    /// Name of a Translate custom terminology.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub glossary: Option<String>,
+    /// Name of a Transcribe custom vocabulary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<String>,
+    pub created_at: UnixMs,
+    pub updated_at: UnixMs,
+    /// Epoch seconds: DynamoDB's TTL attribute.
+    pub expires_at: u64,
+    /// Grows by one with every write; a writer names the version it read.
+    pub version: u64,
+}
+
+impl SessionRecord {
+    /// A record past its TTL is gone, even while the table still holds it.
+    pub fn is_expired(&self, now: UnixMs) -> bool {
+        self.expires_at <= now.as_secs()
+    }
+
+    /// The status as users are told it: `expired` wins over what is stored.
+    pub fn actual_status(&self, now: UnixMs) -> &'static str {
+        if self.is_expired(now) && self.status != Status::Ended { "expired" } else { self.status.as_str() }
+    }
+
+    pub fn is_joinable(&self, now: UnixMs) -> bool {
+        self.status != Status::Ended && !self.is_expired(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> SessionRecord {
+        SessionRecord {
+            session_id: SessionId::parse("blessed-covenant-420").unwrap(),
+            speaker_id: SpeakerId::new("sub-1"),
+            title: Some("A talk".into()),
+            source_language: Language::parse("en").unwrap(),
+            target_languages: Some(vec![Language::parse("es").unwrap()]),
+            quality_tier: QualityTier::Premium,
+            status: Status::Active,
+            end_reason: Some(EndReason::Speaker),
+            speaker_kvs_connected: false,
+            kvs_channel_arn: "arn".into(),
+            kvs_channel_name: "session-blessed-covenant-420".into(),
+            kvs_signaling_endpoints: SignalingEndpoints { wss: "wss://m".into(), https: "https://r".into() },
+            kvs_stream_name: Some("session-blessed-covenant-420".into()),
+            glossary: Some("terms".into()),
+            vocabulary: Some("words".into()),
+            created_at: UnixMs(1_000),
+            updated_at: UnixMs(2_000),
+            expires_at: 86_401,
+            version: 1,
+        }
+    }
+
+    #[test]
+    fn every_stored_attribute_has_its_one_name() {
+        let value = serde_json::to_value(full()).unwrap();
+        let names: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut expected = vec![
+            "sessionId",
+            "speakerId",
+            "title",
+            "sourceLanguage",
+            "targetLanguages",
+            "qualityTier",
+            "status",
+            "endReason",
+            "speakerKvsConnected",
+            "kvsChannelArn",
+            "kvsChannelName",
+            "kvsSignalingEndpoints",
+            "kvsStreamName",
+            "glossary",
+            "vocabulary",
+            "createdAt",
+            "updatedAt",
+            "expiresAt",
+            "version",
+        ];
+        expected.sort_unstable();
+        let mut names = names;
+        names.sort_unstable();
+        assert_eq!(names, expected);
+        assert_eq!(value["status"], "active");
+        assert_eq!(value["kvsSignalingEndpoints"], serde_json::json!({"WSS": "wss://m", "HTTPS": "https://r"}));
+        assert_eq!(serde_json::from_value::<SessionRecord>(value).unwrap(), full());
+    }
+
+    #[test]
+    fn a_record_past_its_ttl_is_gone_whatever_it_says() {
+        let record = full();
+        assert!(record.is_joinable(UnixMs(86_400_999)));
+        assert!(!record.is_joinable(UnixMs(86_401_000)));
+        assert_eq!(record.actual_status(UnixMs(86_401_000)), "expired");
+    }
+
+    #[test]
+    fn nothing_leaves_ended() {
+        for next in [Status::Active, Status::Paused, Status::Ended] {
+            assert!(!Status::Ended.may_become(next));
+        }
+        assert!(Status::Paused.may_become(Status::Active));
+    }
+}

@@ -1,0 +1,157 @@
+//! Messages from us to a browser. Readers may ignore what they do not know; we never rename.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::ErrorCode;
+use crate::ids::SessionId;
+use crate::language::Language;
+use crate::record::{EndReason, Status};
+use crate::time::UnixMs;
+
+use super::CaptionMode;
+
+/// Around every message: whose session, when, and for durable events the place in the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Envelope {
+    #[serde(flatten)]
+    pub message: ServerMessage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    pub timestamp: UnixMs,
+    /// Contiguous per session and language within an epoch; absent on partials and answers. On `sessionJoined`
+    /// and `languageChanged`: the last durable event before this moment, from which the listener counts on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ServerMessage {
+    SessionJoined(Box<SessionJoined>),
+    Transcription(Caption),
+    SpeakerKvsReady,
+    SpeakerKvsDisconnected {
+        reason: String,
+    },
+    LanguageChanged {
+        target_language: Language,
+        audio_language: Option<Language>,
+        history: Vec<Caption>,
+        epoch: u64,
+    },
+    /// What could not be delivered, on the capture clock.
+    Gap {
+        from_ms: u64,
+        to_ms: u64,
+        reason: GapReason,
+    },
+    SessionStatus {
+        status: Status,
+        speaker_kvs_connected: bool,
+        listener_count: u64,
+    },
+    SessionEnded {
+        reason: EndReason,
+    },
+    GoAway {
+        reason: String,
+        reconnect_within_ms: u64,
+    },
+    Pong,
+    Error {
+        code: ErrorCode,
+        message: String,
+        retryable: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        details: Option<Value>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Speaker,
+    Listener,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionJoined {
+    pub connection_id: String,
+    pub role: Role,
+    pub status: Status,
+    pub source_language: Language,
+    pub target_language: Language,
+    pub speaker_kvs_connected: bool,
+    pub listener_count: u64,
+    pub captions: CaptionMode,
+    pub audio: bool,
+    pub epoch: u64,
+    pub resumed: bool,
+    pub history: Vec<Caption>,
+    pub broadcast_state: BroadcastState,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BroadcastState {
+    pub paused: bool,
+    pub muted: bool,
+    /// 0..1
+    pub volume: f32,
+}
+
+/// What one language sees of one utterance.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Caption {
+    pub segment_id: String,
+    /// Grows with every change of this segment in this language.
+    pub revision: u32,
+    pub is_final: bool,
+    /// The language of `text`: the listener's own.
+    pub language: Language,
+    pub text: String,
+    /// How many characters (Unicode scalar values) of `text` will not change any more.
+    pub stable_chars: usize,
+    pub start_ms: u64,
+    pub end_ms: u64,
+    /// When the sound at `endMs` reached us, by the server's wall clock: what a reader's lag is measured from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_at: Option<UnixMs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_language: Option<Language>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_text: Option<String>,
+    /// Part of `text` is in the source language, because the translation service failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untranslated: bool,
+}
+
+// Spoken text stays out of logs.
+impl std::fmt::Debug for Caption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Caption({} r{} {} {}, {} chars)",
+            self.segment_id,
+            self.revision,
+            self.language,
+            if self.is_final { "final" } else { "partial" },
+            self.text.chars().count()
+        )
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GapReason {
+    TranscriptionRestarted,
+    AudioLost,
+    SlowConnection,
+    SpeakerAway,
+}

@@ -1,0 +1,266 @@
+//! One WebRTC peer connection, Opus only: what viewer and master build alike.
+//!
+//! The library awaits its handlers on the loop that drives ICE, DTLS and media, so they only put events into
+//! bounded channels. Absent on purpose: signaling, and any codec but Opus.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use babelcast_domain::signaling::{Candidate, Sdp};
+use rtc::ice::mdns::MulticastDnsMode;
+use rtc::peer_connection::configuration::media_engine::MIME_TYPE_OPUS;
+use rtc::peer_connection::transport::RTCDtlsTransportState;
+use rtc::rtp_transceiver::rtp_sender::{RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind};
+use rtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use webrtc::media_stream::track_remote::TrackRemote;
+use webrtc::peer_connection::{
+    MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
+    RTCIceCandidateInit, RTCIceGatheringState, RTCIceServer, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
+    RTCSessionDescription, Registry, SettingEngineBuilder, register_default_interceptors,
+};
+
+/// What Chrome offers for Opus, and what the C SDK answers.
+pub const OPUS_PAYLOAD_TYPE: u8 = 111;
+const OPUS_FORMAT: &str = "minptime=10;useinbandfec=1";
+
+/// Silence of the path after which ICE says disconnected and failed, and how often it asks. Short, so that a
+/// vanished speaker is known within 2 s; media itself counts as a sign of life.
+const ICE_DISCONNECTED: Duration = Duration::from_millis(1_500);
+const ICE_FAILED: Duration = Duration::from_secs(5);
+const ICE_KEEPALIVE: Duration = Duration::from_millis(500);
+
+/// How long candidates are gathered before the description goes out without the rest. Host and reflexive ones
+/// take tens of milliseconds; a slow relay trickles in afterwards.
+const GATHER_TIME: Duration = Duration::from_secs(1);
+
+/// The library waits up to 100 ms for its relays; anything longer is a fault in it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A STUN or TURN server, as GetIceServerConfig gives it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IceServer {
+    pub urls: Vec<String>,
+    pub username: String,
+    pub credential: String,
+}
+
+impl std::fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IceServer({} urls)", self.urls.len())
+    }
+}
+
+/// A step of the library's that failed. Its own words may hold addresses, so they are in `source` only.
+#[derive(Debug, thiserror::Error)]
+#[error("WebRTC failed at: {step}")]
+pub struct PeerError {
+    step: &'static str,
+    source: Box<webrtc::error::Error>,
+}
+
+fn at(step: &'static str) -> impl FnOnce(webrtc::error::Error) -> PeerError {
+    move |source| PeerError { step, source: Box::new(source) }
+}
+
+/// What the connection tells about itself.
+pub(super) enum PeerEvent {
+    State(RTCPeerConnectionState),
+    /// The first packet of the remote track is here.
+    Track(Arc<dyn TrackRemote>),
+}
+
+/// The ends of a peer's channels.
+pub(super) struct PeerEvents {
+    pub events: mpsc::Receiver<PeerEvent>,
+    /// Local candidates as they are found; `None` when there will be no more.
+    pub candidates: mpsc::Receiver<Option<Candidate>>,
+}
+
+/// A peer connection that closes when dropped.
+pub(super) struct Peer {
+    connection: Arc<dyn PeerConnection>,
+}
+
+impl Peer {
+    /// Builds the connection and its sockets: one on each interface, and on loopback if the policy knows it.
+    pub async fn new(servers: &[IceServer], loopback: bool) -> Result<(Self, PeerEvents), PeerError> {
+        let mut media = MediaEngine::default();
+        let opus = RTCRtpCodec {
+            mime_type: MIME_TYPE_OPUS.to_owned(),
+            clock_rate: 48_000,
+            channels: 2,
+            sdp_fmtp_line: OPUS_FORMAT.to_owned(),
+            rtcp_feedback: vec![],
+        };
+        let codec = RTCRtpCodecParameters { payload_type: OPUS_PAYLOAD_TYPE, rtp_codec: opus, ..Default::default() };
+        media.register_codec(codec, RtpCodecKind::Audio).map_err(at("register Opus"))?;
+        let registry =
+            register_default_interceptors(Registry::new(), &mut media).map_err(at("register interceptors"))?;
+        let settings = SettingEngineBuilder::new()
+            .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+            .with_ice_timeouts(Some(ICE_DISCONNECTED), Some(ICE_FAILED), Some(ICE_KEEPALIVE))
+            .build();
+        let servers = servers.iter().filter_map(usable).collect();
+        let configuration = RTCConfigurationBuilder::default().with_ice_servers(servers).build();
+        let (event_sender, events) = mpsc::channel(64);
+        let (candidate_sender, candidates) = mpsc::channel(64);
+        let handler = Arc::new(Handler { events: event_sender, candidates: candidate_sender });
+        // The wildcard leaves loopback out, so it is named by itself.
+        let addresses = if loopback { vec!["0.0.0.0:0", "127.0.0.1:0"] } else { vec!["0.0.0.0:0"] };
+        let connection = PeerConnectionBuilder::new()
+            .with_media_engine(media)
+            .with_interceptor_registry(registry)
+            .with_setting_engine(settings)
+            .with_configuration(configuration)
+            .with_handler(handler)
+            .with_udp_addrs(addresses)
+            .build()
+            .await
+            .map_err(at("build"))?;
+        Ok((Peer { connection: Arc::new(connection) }, PeerEvents { events, candidates }))
+    }
+
+    /// Adds the audio line of a viewer's offer: it listens and never sends.
+    pub async fn receive_audio(&self) -> Result<(), PeerError> {
+        let init = RTCRtpTransceiverInit {
+            direction: RTCRtpTransceiverDirection::Recvonly,
+            streams: vec![],
+            send_encodings: vec![],
+        };
+        let added = self.connection.add_transceiver_from_kind(RtpCodecKind::Audio, Some(init)).await;
+        added.map(drop).map_err(at("add audio line"))
+    }
+
+    /// The state of the secured transport; none before there is one.
+    pub async fn dtls_state(&self) -> Option<RTCDtlsTransportState> {
+        let receiver = self.connection.get_receivers().await.into_iter().next()?;
+        receiver.transport().await.ok()??.state().await.ok()
+    }
+
+    /// Makes an offer, with what candidates a second brings.
+    pub async fn offer(&self, candidates: &mut mpsc::Receiver<Option<Candidate>>) -> Result<Sdp, PeerError> {
+        let offer = self.connection.create_offer(None).await.map_err(at("create offer"))?;
+        self.local(offer, candidates).await
+    }
+
+    /// Makes an answer to the offer set before, likewise.
+    pub async fn answer(&self, candidates: &mut mpsc::Receiver<Option<Candidate>>) -> Result<Sdp, PeerError> {
+        let answer = self.connection.create_answer(None).await.map_err(at("create answer"))?;
+        self.local(answer, candidates).await
+    }
+
+    async fn local(
+        &self,
+        description: RTCSessionDescription,
+        candidates: &mut mpsc::Receiver<Option<Candidate>>,
+    ) -> Result<Sdp, PeerError> {
+        let made = description.sdp.clone();
+        self.connection.set_local_description(description).await.map_err(at("set local description"))?;
+        let enough = Instant::now() + GATHER_TIME;
+        while let Ok(Some(Some(_))) = timeout_at(enough, candidates.recv()).await {}
+        let gathered = self.connection.local_description().await.map_or(made, |description| description.sdp);
+        Ok(Sdp::new(gathered).with_trickle())
+    }
+
+    pub async fn set_remote_answer(&self, sdp: &Sdp) -> Result<(), PeerError> {
+        let answer = RTCSessionDescription::answer(sdp.as_str().to_owned()).map_err(at("parse answer"))?;
+        self.connection.set_remote_description(answer).await.map_err(at("set answer"))
+    }
+
+    pub async fn set_remote_offer(&self, sdp: &Sdp) -> Result<(), PeerError> {
+        let offer = RTCSessionDescription::offer(sdp.as_str().to_owned()).map_err(at("parse offer"))?;
+        self.connection.set_remote_description(offer).await.map_err(at("set offer"))
+    }
+
+    /// Adds a candidate of the other side; it must have passed a policy.
+    pub async fn add_candidate(&self, candidate: Candidate) -> Result<(), PeerError> {
+        let init = RTCIceCandidateInit {
+            candidate: candidate.line,
+            sdp_mid: candidate.mid,
+            sdp_mline_index: candidate.line_index,
+            username_fragment: candidate.username_fragment,
+            url: None,
+        };
+        self.connection.add_ice_candidate(init).await.map_err(at("add candidate"))
+    }
+
+    /// Ends the connection; the other side sees DTLS close.
+    pub async fn close(&self) {
+        close(&self.connection).await;
+    }
+}
+
+impl Drop for Peer {
+    /// The library's driver outlives its last handle unless closed, so the last act is a bounded task that does it.
+    fn drop(&mut self) {
+        let connection = Arc::clone(&self.connection);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(async move { close(&connection).await }));
+        }
+    }
+}
+
+async fn close(connection: &Arc<dyn PeerConnection>) {
+    match timeout(CLOSE_TIMEOUT, connection.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "peer connection closed badly"),
+        Err(_) => tracing::warn!("peer connection did not close in time"),
+    }
+}
+
+/// Those URLs of a server that the library can use: UDP without TLS. KVS hands out all three kinds.
+fn usable(server: &IceServer) -> Option<RTCIceServer> {
+    let udp = |url: &&String| (url.starts_with("stun:") || url.starts_with("turn:")) && !url.contains("transport=tcp");
+    let urls: Vec<String> = server.urls.iter().filter(udp).cloned().collect();
+    if urls.is_empty() {
+        tracing::debug!("an ICE server without any UDP address is left out");
+        return None;
+    }
+    Some(RTCIceServer { urls, username: server.username.clone(), credential: server.credential.clone() })
+}
+
+struct Handler {
+    events: mpsc::Sender<PeerEvent>,
+    candidates: mpsc::Sender<Option<Candidate>>,
+}
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Handler {
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        match event.candidate.to_json() {
+            Ok(init) => {
+                // The library leaves the media line's name empty; there is one line, and its name is 0.
+                let candidate = Candidate {
+                    line: init.candidate,
+                    mid: Some("0".to_owned()),
+                    line_index: Some(0),
+                    username_fragment: None,
+                };
+                if self.candidates.try_send(Some(candidate)).is_err() {
+                    tracing::debug!("a local candidate found nobody to take it");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a local candidate cannot be written"),
+        }
+    }
+
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete && self.candidates.try_send(None).is_err() {
+            tracing::debug!("the end of gathering found nobody to hear it");
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        if self.events.try_send(PeerEvent::State(state)).is_err() {
+            tracing::debug!(?state, "a connection state found nobody to hear it");
+        }
+    }
+
+    async fn on_track(&self, track: Arc<dyn TrackRemote>) {
+        if self.events.try_send(PeerEvent::Track(track)).is_err() {
+            tracing::debug!("a track found nobody to hear it");
+        }
+    }
+}
