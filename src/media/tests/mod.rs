@@ -237,7 +237,7 @@ async fn the_clock_stays_right_over_an_outage_of_three_seconds() {
         assert!((3_100..4_500).contains(&step), "{step} ms, lost: {lost_on_the_wire}");
         let lost = stage.count(Count::RtpLost);
         assert_eq!(lost > 100, lost_on_the_wire, "{lost} lost");
-        assert_eq!(stage.count(Count::SpeakerLost), 0);
+        assert_eq!(stage.count(Count::MediaLost), 0);
     }
 }
 
@@ -250,7 +250,7 @@ async fn a_master_that_says_goodbye_is_lost_at_once() {
     let (event, took) = event(&mut hearing, |event| matches!(event, Event::Lost(_))).await;
     assert_eq!(event, Event::Lost(Lost::Closed));
     assert!(took < Duration::from_secs(2), "{took:?}");
-    assert_eq!(stage.counts.get(Count::SpeakerLost), 1);
+    assert_eq!(stage.counts.get(Count::MediaLost), 1);
     assert_eq!(hearing.next().await, event, "the last event stays");
 }
 
@@ -290,7 +290,7 @@ async fn media_outlives_the_signaling_sockets_of_both_sides() {
     while timeout(SOON, stage.master.next()).await.unwrap() != Some(MasterEvent::SignalingReopened) {}
     let frames = listen_for(&mut hearing, Duration::from_secs(1)).await;
     assert!(unbroken(&frames));
-    assert_eq!((stage.count(Count::SignalingClosed), stage.count(Count::SpeakerLost)), (1, 0));
+    assert_eq!((stage.count(Count::SignalingClosed), stage.count(Count::MediaLost)), (1, 0));
     // The reopened master answers a new viewer.
     let mut second = stage.hear("srv-a-2").await.unwrap();
     listen_for(&mut second, Duration::from_millis(200)).await;
@@ -363,7 +363,7 @@ async fn a_stopped_attempt_and_a_stopped_hearing_end_at_once() {
     let mut hearing = connect(stage.attempt("srv-a-1"), Arc::clone(&stage.counts), stop.clone()).await.unwrap();
     stop.cancel();
     event(&mut hearing, |event| *event == Event::Lost(Lost::Stopped)).await;
-    assert_eq!(stage.count(Count::SpeakerLost), 0, "being told to stop is no loss");
+    assert_eq!(stage.count(Count::MediaLost), 0, "being told to stop is no loss");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -422,7 +422,7 @@ async fn a_bad_network_does_not_end_the_call() {
             share * 100.0,
             stage.count(Count::RtpLost)
         );
-        assert_eq!(stage.count(Count::SpeakerLost), 0);
+        assert_eq!(stage.count(Count::MediaLost), 0);
     }
 }
 
@@ -435,7 +435,7 @@ async fn garbage_on_the_media_port_is_no_matter() {
     let frames = listen_for(&mut hearing, Duration::from_secs(1)).await;
     flood.await;
     assert!(unbroken(&frames));
-    assert_eq!((stage.count(Count::DecodeErrors), stage.count(Count::SpeakerLost)), (0, 0));
+    assert_eq!((stage.count(Count::DecodeErrors), stage.count(Count::MediaLost)), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
