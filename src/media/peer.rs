@@ -103,7 +103,7 @@ impl Peer {
     /// Builds the connection and its sockets: one on each interface, and on loopback if the policy knows it.
     pub async fn new(servers: &[IceServer], loopback: bool) -> Result<(Self, PeerEvents), PeerError> {
         let mut media = MediaEngine::default();
-        let codec = RTCRtpCodecParameters { payload_type: OPUS_PAYLOAD_TYPE, rtp_codec: opus(), ..Default::default() };
+        let codec = RTCRtpCodecParameters { payload_type: OPUS_PAYLOAD_TYPE, rtp_codec: opus() };
         media.register_codec(codec, RtpCodecKind::Audio).map_err(at("register Opus"))?;
         let registry =
             register_default_interceptors(Registry::new(), &mut media).map_err(at("register interceptors"))?;

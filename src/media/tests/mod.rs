@@ -391,7 +391,7 @@ async fn a_refused_socket_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_with_somebody_elses_fingerprint_brings_no_media() {
-    let mut stage = Stage::with(Switches { wrong_fingerprint: true, ..Switches::default() }).await;
+    let stage = Stage::with(Switches { wrong_fingerprint: true, ..Switches::default() }).await;
     let Err(error) = stage.hear("srv-a-1").await else { panic!("media of a stranger") };
     assert!(matches!(error, ViewerError::NoMedia | ViewerError::NoPath), "{error:?}");
     assert_eq!(stage.count(Count::RtpReceived), 0);
