@@ -1,1 +1,253 @@
-//! local-cloud
+//! The AWS wire protocols babelcast needs, on loopback, backed by offline engines.
+//!
+//! [`LocalCloud::start`] binds one plain and one TLS port; both serve every part, because the paths of the services
+//! do not collide. An unmodified AWS SDK (endpoint URL set to [`LocalCloud::http_url`]) and the npm package
+//! `amazon-kinesis-video-streams-webrtc` work against it. Meant for one machine: the `/dev` paths have no lock.
+
+mod certificate;
+pub mod engine;
+pub mod error;
+pub mod issuer;
+mod json_rpc;
+pub mod kvs;
+mod serve;
+mod signed;
+pub mod sigv4;
+pub mod transcribe;
+pub mod translate;
+pub mod wer;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::certificate::Certificate;
+pub use crate::certificate::CertificateError;
+use crate::error::{AwsError, ErrorKind};
+use crate::issuer::Issuer;
+use crate::kvs::Kvs;
+use crate::signed::Gate;
+pub use crate::signed::Secret;
+use crate::translate::Translate;
+
+/// How long [`LocalCloud::stop`] waits for sockets and calls to end by themselves.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What to start and how it behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Plain http and ws; port 0 picks a free one.
+    pub http: SocketAddr,
+    /// TLS: https and wss.
+    pub https: SocketAddr,
+    /// Host name clients are sent to in endpoints; also in the certificate.
+    pub host: String,
+    /// Secret access key. With it every signature is checked (whatever the access key id), without it none is.
+    pub secret: Option<Secret>,
+    /// Signaling endpoints are answered as `ws://` and `http://`, for clients that will not trust the certificate.
+    pub plain_signaling: bool,
+    /// Where certificate and key are kept from one start to the next.
+    pub certificate_file: Option<PathBuf>,
+    pub kvs: kvs::Settings,
+    pub issuer: issuer::Settings,
+    /// `None`: no Translate.
+    pub translate: Option<translate::Settings>,
+    /// `None`: no Transcribe.
+    pub transcribe: Option<transcribe::Settings>,
+}
+
+impl Default for Settings {
+    /// Loopback, free ports, no signature checks; KVS and the issuer only, which need no engine.
+    fn default() -> Self {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            http: loopback,
+            https: loopback,
+            host: "127.0.0.1".into(),
+            secret: None,
+            plain_signaling: false,
+            certificate_file: None,
+            kvs: kvs::Settings::default(),
+            issuer: issuer::Settings::default(),
+            translate: None,
+            transcribe: None,
+        }
+    }
+}
+
+/// Why it did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{address} could not be bound")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error("the ICE responder could not be bound on {ip}")]
+    Ice { ip: IpAddr, source: std::io::Error },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Issuer(#[from] issuer::IssuerError),
+    #[error(transparent)]
+    Translate(#[from] translate::StartError),
+}
+
+/// The running servers. Dropping it ends everything at once; [`LocalCloud::stop`] does so politely.
+pub struct LocalCloud {
+    http: SocketAddr,
+    https: SocketAddr,
+    host: String,
+    certificate_pem: String,
+    issuer: Arc<Issuer>,
+    kvs: Arc<Kvs>,
+    translate: Option<Arc<Translate>>,
+    transcribe: Option<Arc<transcribe::Transcribe>>,
+    stop: CancellationToken,
+    tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl LocalCloud {
+    /// Binds the ports and serves. Takes about 0.2 s, most of it for the issuer's RSA key.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let secret = settings.secret;
+        let translate = settings.translate.as_ref().map(Translate::new).transpose()?.map(Arc::new);
+        let certificate = match &settings.certificate_file {
+            Some(path) => Certificate::keep(path, &settings.host)?,
+            None => Certificate::make(&settings.host)?,
+        };
+        let tls = TlsAcceptor::from(Arc::new(certificate.server_config()?));
+        let (plain_port, http) = bind(settings.http).await?;
+        let (tls_port, https) = bind(settings.https).await?;
+        let host = settings.host;
+        let base = |scheme: &str, address: SocketAddr| format!("{scheme}://{}", authority(&host, address.port()));
+        let endpoints = match settings.plain_signaling {
+            true => kvs::Endpoints { host: host.clone(), sockets: base("ws", http), calls: base("http", http) },
+            false => kvs::Endpoints { host: host.clone(), sockets: base("wss", https), calls: base("https", https) },
+        };
+        let stop = CancellationToken::new();
+        let kvs = Kvs::start(settings.kvs, secret.clone(), endpoints, http, stop.clone())
+            .await
+            .map_err(|source| StartError::Ice { ip: http.ip(), source })?;
+        let issuer_base = base("http", http);
+        // Finding an RSA key is work for a thread of its own.
+        let issuer = tokio::task::spawn_blocking(move || Issuer::new(settings.issuer, &issuer_base));
+        let issuer = issuer.await.unwrap_or(Err(issuer::IssuerError::Key))?;
+        let mut router = Router::new().merge(Arc::clone(&kvs).router()).merge(Arc::clone(&issuer).router());
+        if let Some(translate) = &translate {
+            let gate = Gate { secret, service: "translate" };
+            let routes = Arc::clone(translate).router().merge(json_rpc::router(Arc::clone(translate)));
+            router = router.merge(routes.route_layer(axum::middleware::from_fn_with_state(gate, signed::guard)));
+        }
+        let transcribe = settings.transcribe.map(transcribe::Transcribe::new).map(Arc::new);
+        if let Some(transcribe) = &transcribe {
+            router = router.merge(Arc::clone(transcribe).router());
+        }
+        let router = router.fallback(unknown).layer(axum::middleware::from_fn(serve::dress));
+        let tasks = vec![
+            tokio::spawn(serve::accept(plain_port, None, router.clone(), stop.clone())),
+            tokio::spawn(serve::accept(tls_port, Some(tls), router, stop.clone())),
+        ];
+        let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
+        Ok(Self {
+            http,
+            https,
+            host,
+            certificate_pem: certificate.pem,
+            issuer,
+            kvs,
+            translate,
+            transcribe,
+            stop,
+            tasks,
+        })
+    }
+
+    /// `http://127.0.0.1:<port>`: endpoint URL for every AWS client.
+    pub fn http_url(&self) -> String {
+        format!("http://{}", authority(&self.host, self.http.port()))
+    }
+
+    /// `https://127.0.0.1:<port>`, under the development certificate.
+    pub fn https_url(&self) -> String {
+        format!("https://{}", authority(&self.host, self.https.port()))
+    }
+
+    /// `ws://127.0.0.1:<port>`: base of the plain signaling sockets (`/m`, `/v`).
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}", authority(&self.host, self.http.port()))
+    }
+
+    /// `wss://127.0.0.1:<port>`: base of the signaling sockets under TLS.
+    pub fn wss_url(&self) -> String {
+        format!("wss://{}", authority(&self.host, self.https.port()))
+    }
+
+    /// The development certificate, PEM, for a client's list of trusted roots.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    pub fn issuer(&self) -> &Arc<Issuer> {
+        &self.issuer
+    }
+
+    pub fn kvs(&self) -> &Arc<Kvs> {
+        &self.kvs
+    }
+
+    /// `None` when the settings named none.
+    pub fn translate(&self) -> Option<&Arc<Translate>> {
+        self.translate.as_ref()
+    }
+
+    /// `None` when the settings named none.
+    pub fn transcribe(&self) -> Option<&Arc<transcribe::Transcribe>> {
+        self.transcribe.as_ref()
+    }
+
+    /// Closes sockets with 1001, lets calls in flight finish for a moment, then ends everything.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let tasks = std::mem::take(&mut self.tasks);
+        let ended = async {
+            self.kvs.closed().await;
+            for task in tasks {
+                // A panic of the accept loop has been printed already; there is nothing left to save.
+                drop(task.await);
+            }
+        };
+        if tokio::time::timeout(STOP_LIMIT, ended).await.is_err() {
+            tracing::warn!("local-cloud did not stop within 5 s: aborted");
+        }
+    }
+}
+
+impl Drop for LocalCloud {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// `host:port`, an IPv6 address in brackets.
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
+    }
+}
+
+async fn unknown() -> AwsError {
+    AwsError::new(ErrorKind::UnknownOperation, "local-cloud does not know this operation")
+}

@@ -3,14 +3,21 @@
 //! Values in, effects out, time is an argument. No runtime, no SDK, no network and no clock here,
 //! and the crate boundary sees to it.
 
+pub mod audience;
 pub mod audio;
 pub mod counts;
 pub mod error;
+pub mod feed;
 pub mod ids;
 pub mod language;
+pub mod ledger;
+pub mod limits;
 pub mod quality;
 pub mod record;
+pub mod session;
 pub mod signaling;
 pub mod time;
+pub mod track;
 pub mod transcript;
+pub mod utterance;
 pub mod wire;

@@ -1,0 +1,99 @@
+//! Who listens in which language, and therefore which languages are worth translating.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::ids::ListenerId;
+use crate::language::Language;
+use crate::limits::DEMAND_LINGER;
+use crate::wire::Role;
+
+#[derive(Debug, Clone)]
+struct Member {
+    language: Language,
+    role: Role,
+}
+
+#[derive(Debug, Default)]
+pub struct Audience {
+    members: BTreeMap<ListenerId, Member>,
+    /// Languages whose last listener was cut off, and until when they stay in demand.
+    lingering: BTreeMap<Language, Duration>,
+}
+
+impl Audience {
+    pub fn join(&mut self, listener: ListenerId, language: Language, role: Role) {
+        self.lingering.remove(&language);
+        self.members.insert(listener, Member { language, role });
+    }
+
+    /// `cut`: the connection broke, so the listener is likely to be back.
+    pub fn leave(&mut self, now: Duration, listener: ListenerId, cut: bool) {
+        let Some(member) = self.members.remove(&listener) else { return };
+        if cut && !self.is_heard(&member.language) {
+            self.lingering.insert(member.language, now + DEMAND_LINGER);
+        }
+    }
+
+    pub fn change(&mut self, listener: ListenerId, language: Language) {
+        self.lingering.remove(&language);
+        if let Some(member) = self.members.get_mut(&listener) {
+            member.language = language;
+        }
+    }
+
+    /// Languages somebody listens to, or is about to come back to.
+    pub fn demand(&self, now: Duration) -> BTreeSet<&Language> {
+        let waiting = self.lingering.iter().filter(|(_, until)| **until > now).map(|(language, _)| language);
+        self.members.values().map(|member| &member.language).chain(waiting).collect()
+    }
+
+    /// Listeners, the speaker's own connections not counted.
+    pub fn listeners(&self) -> u64 {
+        self.members.values().filter(|member| member.role == Role::Listener).count() as u64
+    }
+
+    /// The next moment at which a language falls out of demand by itself.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.lingering.values().min().copied()
+    }
+
+    pub fn forget_lingering(&mut self, now: Duration) {
+        self.lingering.retain(|_, until| *until > now);
+    }
+
+    fn is_heard(&self, language: &Language) -> bool {
+        self.members.values().any(|member| member.language == *language)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lang(text: &str) -> Language {
+        Language::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_cut_listener_keeps_the_language_in_demand_for_a_while_and_a_goodbye_does_not() {
+        let mut audience = Audience::default();
+        let (cut, goodbye) = (ListenerId(1), ListenerId(2));
+        audience.join(cut, lang("es"), Role::Listener);
+        audience.join(goodbye, lang("fr"), Role::Listener);
+        let now = Duration::from_secs(5);
+        audience.leave(now, cut, true);
+        audience.leave(now, goodbye, false);
+        assert_eq!(audience.demand(now).into_iter().cloned().collect::<Vec<_>>(), [lang("es")]);
+        assert!(audience.demand(now + DEMAND_LINGER).is_empty());
+        assert_eq!(audience.deadline(), Some(now + DEMAND_LINGER));
+    }
+
+    #[test]
+    fn the_speaker_is_no_listener() {
+        let mut audience = Audience::default();
+        audience.join(ListenerId(1), lang("en"), Role::Speaker);
+        audience.join(ListenerId(2), lang("en"), Role::Listener);
+        assert_eq!(audience.listeners(), 1);
+    }
+}

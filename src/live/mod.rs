@@ -1,0 +1,23 @@
+//! The river: one actor per session, and where the wings meet.
+//!
+//! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
+
+mod clock;
+mod ear;
+mod fanout;
+mod frames;
+mod log;
+mod outbox;
+mod scribe;
+mod seat;
+mod session;
+mod sessions;
+mod settings;
+mod task;
+
+pub use outbox::Delivery;
+
+pub use seat::Seat;
+pub use session::{JoinRequest, Meter, Snapshot};
+pub use sessions::{Found, Sessions};
+pub use settings::{Patience, Settings};
