@@ -5,6 +5,7 @@
 //! `amazon-kinesis-video-streams-webrtc` work against it. Meant for one machine: the `/dev` paths have no lock.
 
 mod certificate;
+pub mod engine;
 pub mod error;
 pub mod issuer;
 mod json_rpc;
@@ -12,7 +13,9 @@ pub mod kvs;
 mod serve;
 mod signed;
 pub mod sigv4;
+pub mod transcribe;
 pub mod translate;
+pub mod wer;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -31,6 +34,7 @@ use crate::error::{AwsError, ErrorKind};
 use crate::issuer::Issuer;
 use crate::kvs::Kvs;
 use crate::signed::Gate;
+pub use crate::signed::Secret;
 use crate::translate::Translate;
 
 /// How long [`LocalCloud::stop`] waits for sockets and calls to end by themselves.
@@ -46,7 +50,7 @@ pub struct Settings {
     /// Host name clients are sent to in endpoints; also in the certificate.
     pub host: String,
     /// Secret access key. With it every signature is checked (whatever the access key id), without it none is.
-    pub secret: Option<String>,
+    pub secret: Option<Secret>,
     /// Signaling endpoints are answered as `ws://` and `http://`, for clients that will not trust the certificate.
     pub plain_signaling: bool,
     /// Where certificate and key are kept from one start to the next.
@@ -106,7 +110,7 @@ pub struct LocalCloud {
 impl LocalCloud {
     /// Binds the ports and serves. Takes about 0.2 s, most of it for the issuer's RSA key.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let secret: Option<Arc<str>> = settings.secret.map(Arc::from);
+        let secret = settings.secret;
         let translate = settings.translate.as_ref().map(Translate::new).transpose()?.map(Arc::new);
         let certificate = match &settings.certificate_file {
             Some(path) => Certificate::keep(path, &settings.host)?,
@@ -118,15 +122,17 @@ impl LocalCloud {
         let host = settings.host;
         let base = |scheme: &str, address: SocketAddr| format!("{scheme}://{}", authority(&host, address.port()));
         let endpoints = match settings.plain_signaling {
-            true => kvs::Endpoints { sockets: base("ws", http), calls: base("http", http) },
-            false => kvs::Endpoints { sockets: base("wss", https), calls: base("https", https) },
+            true => kvs::Endpoints { host: host.clone(), sockets: base("ws", http), calls: base("http", http) },
+            false => kvs::Endpoints { host: host.clone(), sockets: base("wss", https), calls: base("https", https) },
         };
         let stop = CancellationToken::new();
-        let ip = http.ip();
-        let kvs = Kvs::start(settings.kvs, secret.clone(), endpoints, ip, stop.clone())
+        let kvs = Kvs::start(settings.kvs, secret.clone(), endpoints, http, stop.clone())
             .await
-            .map_err(|source| StartError::Ice { ip, source })?;
-        let issuer = Issuer::new(settings.issuer, &base("http", http))?;
+            .map_err(|source| StartError::Ice { ip: http.ip(), source })?;
+        let issuer_base = base("http", http);
+        // Finding an RSA key is work for a thread of its own.
+        let issuer = tokio::task::spawn_blocking(move || Issuer::new(settings.issuer, &issuer_base));
+        let issuer = issuer.await.unwrap_or(Err(issuer::IssuerError::Key))?;
         let mut router = Router::new().merge(Arc::clone(&kvs).router()).merge(Arc::clone(&issuer).router());
         if let Some(translate) = &translate {
             let gate = Gate { secret, service: "translate" };
@@ -211,7 +217,7 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
 }
 
 /// `host:port`, an IPv6 address in brackets.
-fn authority(host: &str, port: u16) -> String {
+pub(crate) fn authority(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
         Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),

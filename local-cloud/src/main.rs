@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use local_cloud::{LocalCloud, Settings, issuer, kvs, translate};
+use local_cloud::{LocalCloud, Secret, Settings, issuer, kvs, translate};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// AWS's wire protocols for babelcast, on this machine, without an AWS account.
@@ -35,6 +35,9 @@ struct Options {
     /// `[{"Uris":[],"Username":"","Password":"","Ttl":300}]`.
     #[arg(long, default_value = "refusing", value_parser = ice_servers)]
     ice: kvs::IceServers,
+    /// Hold clients to the service's rates: 3 handshakes a second a channel, 20 candidates and 5 SDP a second a socket.
+    #[arg(long)]
+    rates: bool,
     /// What translates: Apertium's Debian packages, marked texts without any engine, or no Translate at all.
     #[arg(long, value_enum, default_value_t = Translator::Apertium)]
     translator: Translator,
@@ -83,10 +86,14 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         http: options.http,
         https: options.https,
         host: options.host,
-        secret: options.secret,
+        secret: options.secret.map(Secret::from),
         plain_signaling: options.plain_signaling,
         certificate_file: options.certificate,
-        kvs: kvs::Settings { ice: options.ice, ..kvs::Settings::default() },
+        kvs: kvs::Settings {
+            ice: options.ice,
+            rates: options.rates.then_some(kvs::Rates::AWS),
+            ..kvs::Settings::default()
+        },
         issuer: issuer::Settings {
             issuer_url: options.issuer_url,
             client_id: options.client_id,

@@ -41,6 +41,14 @@ impl Recording {
         Self::from_wav(hound::WavReader::open(path)?)
     }
 
+    /// The same, from a file in memory.
+    ///
+    /// # Errors
+    /// As [`Recording::read`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, WavError> {
+        Self::from_wav(hound::WavReader::new(bytes)?)
+    }
+
     fn from_wav<R: std::io::Read>(mut wav: hound::WavReader<R>) -> Result<Self, WavError> {
         let spec = wav.spec();
         if spec.channels == 0 || !(1_000..=384_000).contains(&spec.sample_rate) {

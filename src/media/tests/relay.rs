@@ -12,6 +12,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::network::Network;
+
 /// What the relay does to frames for viewers and to sockets.
 #[derive(Default)]
 pub struct Switches {
@@ -21,6 +23,10 @@ pub struct Switches {
     pub answer: Option<String>,
     /// Answers are swallowed.
     pub no_answer: bool,
+    /// Puts another certificate's fingerprint into answers.
+    pub wrong_fingerprint: bool,
+    /// All media goes through this.
+    pub network: Option<Network>,
     /// Sent to a viewer right before each answer.
     pub before_answer: Vec<String>,
 }
@@ -114,6 +120,13 @@ impl Channel {
         let frame: Value = serde_json::from_str(text).unwrap();
         let kind = frame["action"].as_str().unwrap();
         let mut passed = json!({"messageType": kind, "messagePayload": frame["messagePayload"]});
+        if let Some(network) = &self.switches.network {
+            match kind {
+                "ICE_CANDIDATE" => return,
+                "SDP_OFFER" => edit(&mut passed, |sdp| network.between(sdp)),
+                _ => edit(&mut passed, Network::hide),
+            }
+        }
         if let Some(from) = from {
             passed["senderClientId"] = from.into();
             match self.parties.get(&None) {
@@ -129,6 +142,13 @@ impl Channel {
             }
             if let Some(sdp) = &self.switches.answer {
                 passed["messagePayload"] = encode(&json!({"type": "answer", "sdp": sdp})).into();
+            }
+            if self.switches.wrong_fingerprint {
+                edit(&mut passed, |sdp| {
+                    let at = sdp.find("a=fingerprint:sha-256 ").unwrap() + "a=fingerprint:sha-256 ".len();
+                    let other = if &sdp[at..at + 2] == "00" { "01" } else { "00" };
+                    format!("{}{other}{}", &sdp[..at], &sdp[at + 2..])
+                });
             }
             for text in self.switches.before_answer.clone() {
                 self.put(&to, text);
@@ -151,6 +171,16 @@ impl Channel {
             let _ = viewer.send(Some(text));
         }
     }
+}
+
+/// Changes the SDP inside a frame.
+fn edit(frame: &mut Value, change: impl FnOnce(&str) -> String) {
+    use base64::Engine as _;
+    let payload = frame["messagePayload"].as_str().unwrap();
+    let payload = base64::engine::general_purpose::STANDARD.decode(payload).unwrap();
+    let mut description: Value = serde_json::from_slice(&payload).unwrap();
+    description["sdp"] = change(description["sdp"].as_str().unwrap()).into();
+    frame["messagePayload"] = encode(&description).into();
 }
 
 pub fn encode(payload: &Value) -> String {
