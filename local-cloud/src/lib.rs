@@ -59,6 +59,8 @@ pub struct Settings {
     pub issuer: issuer::Settings,
     /// `None`: no Translate.
     pub translate: Option<translate::Settings>,
+    /// `None`: no Transcribe.
+    pub transcribe: Option<transcribe::Settings>,
 }
 
 impl Default for Settings {
@@ -75,6 +77,7 @@ impl Default for Settings {
             kvs: kvs::Settings::default(),
             issuer: issuer::Settings::default(),
             translate: None,
+            transcribe: None,
         }
     }
 }
@@ -103,6 +106,7 @@ pub struct LocalCloud {
     issuer: Arc<Issuer>,
     kvs: Arc<Kvs>,
     translate: Option<Arc<Translate>>,
+    transcribe: Option<Arc<transcribe::Transcribe>>,
     stop: CancellationToken,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -139,13 +143,28 @@ impl LocalCloud {
             let routes = Arc::clone(translate).router().merge(json_rpc::router(Arc::clone(translate)));
             router = router.merge(routes.route_layer(axum::middleware::from_fn_with_state(gate, signed::guard)));
         }
+        let transcribe = settings.transcribe.map(transcribe::Transcribe::new).map(Arc::new);
+        if let Some(transcribe) = &transcribe {
+            router = router.merge(Arc::clone(transcribe).router());
+        }
         let router = router.fallback(unknown).layer(axum::middleware::from_fn(serve::dress));
         let tasks = vec![
             tokio::spawn(serve::accept(plain_port, None, router.clone(), stop.clone())),
             tokio::spawn(serve::accept(tls_port, Some(tls), router, stop.clone())),
         ];
         let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-        Ok(Self { http, https, host, certificate_pem: certificate.pem, issuer, kvs, translate, stop, tasks })
+        Ok(Self {
+            http,
+            https,
+            host,
+            certificate_pem: certificate.pem,
+            issuer,
+            kvs,
+            translate,
+            transcribe,
+            stop,
+            tasks,
+        })
     }
 
     /// `http://127.0.0.1:<port>`: endpoint URL for every AWS client.
@@ -184,6 +203,11 @@ impl LocalCloud {
     /// `None` when the settings named none.
     pub fn translate(&self) -> Option<&Arc<Translate>> {
         self.translate.as_ref()
+    }
+
+    /// `None` when the settings named none.
+    pub fn transcribe(&self) -> Option<&Arc<transcribe::Transcribe>> {
+        self.transcribe.as_ref()
     }
 
     /// Closes sockets with 1001, lets calls in flight finish for a moment, then ends everything.
