@@ -117,7 +117,7 @@ impl LocalCloud {
         let (plain_port, http) = bind(settings.http).await?;
         let (tls_port, https) = bind(settings.https).await?;
         let host = settings.host;
-        let base = |scheme: &str, address: SocketAddr| format!("{scheme}://{}", authority(&host, address.port()));
+        let base = |scheme: &str, address: SocketAddr| base_url(scheme, &host, address.port());
         let endpoints = match settings.plain_signaling {
             true => kvs::Endpoints { host: host.clone(), sockets: base("ws", http), calls: base("http", http) },
             false => kvs::Endpoints { host: host.clone(), sockets: base("wss", https), calls: base("https", https) },
@@ -147,22 +147,22 @@ impl LocalCloud {
 
     /// `http://127.0.0.1:<port>`: endpoint URL for every AWS client.
     pub fn http_url(&self) -> String {
-        format!("http://{}", authority(&self.host, self.http.port()))
+        base_url("http", &self.host, self.http.port())
     }
 
     /// `https://127.0.0.1:<port>`, under the development certificate.
     pub fn https_url(&self) -> String {
-        format!("https://{}", authority(&self.host, self.https.port()))
+        base_url("https", &self.host, self.https.port())
     }
 
     /// `ws://127.0.0.1:<port>`: base of the plain signaling sockets (`/m`, `/v`).
     pub fn ws_url(&self) -> String {
-        format!("ws://{}", authority(&self.host, self.http.port()))
+        base_url("ws", &self.host, self.http.port())
     }
 
     /// `wss://127.0.0.1:<port>`: base of the signaling sockets under TLS.
     pub fn wss_url(&self) -> String {
-        format!("wss://{}", authority(&self.host, self.https.port()))
+        base_url("wss", &self.host, self.https.port())
     }
 
     /// The development certificate, PEM, for a client's list of trusted roots.
@@ -213,14 +213,41 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
     Ok((listener, bound))
 }
 
-/// `host:port`, an IPv6 address in brackets.
-pub(crate) fn authority(host: &str, port: u16) -> String {
+/// `scheme://host:port` without the scheme's own port: AWS's C SDK takes no port in a URL (and so needs 443), and
+/// clients that drop the port from `Host` would have signed another host.
+fn base_url(scheme: &str, host: &str, port: u16) -> String {
+    let own = match scheme {
+        "http" | "ws" => 80,
+        _ => 443,
+    };
+    match port == own {
+        true => format!("{scheme}://{}", bracketed(host)),
+        false => format!("{scheme}://{}:{port}", bracketed(host)),
+    }
+}
+
+/// The host as it stands in a URL: an IPv6 address in brackets.
+pub(crate) fn bracketed(host: &str) -> String {
     match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
-        Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        Ok(IpAddr::V4(_)) | Err(_) => host.to_owned(),
     }
 }
 
 async fn unknown() -> AwsError {
     AwsError::new(ErrorKind::UnknownOperation, "local-cloud does not know this operation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_the_port_only_where_it_is_not_the_schemes_own() {
+        assert_eq!(base_url("wss", "localhost", 443), "wss://localhost");
+        assert_eq!(base_url("https", "::1", 443), "https://[::1]");
+        assert_eq!(base_url("https", "127.0.0.1", 80), "https://127.0.0.1:80");
+        assert_eq!(base_url("ws", "127.0.0.1", 80), "ws://127.0.0.1");
+        assert_eq!(base_url("http", "::1", 4900), "http://[::1]:4900");
+    }
 }
