@@ -216,8 +216,14 @@ impl Actor {
         let (source, glossary) = (self.record.source_language.clone(), self.record.glossary.clone());
         let work = async move {
             let started = Instant::now();
-            let result =
-                crate::aws::translate::translate(&clients, &text, source.as_str(), language.as_str(), glossary.as_deref()).await;
+            let result = crate::aws::translate::translate(
+                &clients,
+                &text,
+                source.as_str(),
+                language.as_str(),
+                glossary.as_deref(),
+            )
+            .await;
             let result = match result {
                 Ok(translated) => {
                     meter.note(Stage::Translate, started.elapsed());

@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use babelcast_domain::signaling::{Candidate, Sdp};
 use rtc::ice::mdns::MulticastDnsMode;
+use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::media_engine::MIME_TYPE_OPUS;
 use rtc::peer_connection::transport::RTCDtlsTransportState;
-use rtc::rtp_transceiver::rtp_sender::{RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind};
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
 use rtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
+use webrtc::media_stream::track_local::TrackLocal;
+use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::TrackRemote;
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
@@ -87,14 +92,7 @@ impl Peer {
     /// Builds the connection and its sockets: one on each interface, and on loopback if the policy knows it.
     pub async fn new(servers: &[IceServer], loopback: bool) -> Result<(Self, PeerEvents), PeerError> {
         let mut media = MediaEngine::default();
-        let opus = RTCRtpCodec {
-            mime_type: MIME_TYPE_OPUS.to_owned(),
-            clock_rate: 48_000,
-            channels: 2,
-            sdp_fmtp_line: OPUS_FORMAT.to_owned(),
-            rtcp_feedback: vec![],
-        };
-        let codec = RTCRtpCodecParameters { payload_type: OPUS_PAYLOAD_TYPE, rtp_codec: opus, ..Default::default() };
+        let codec = RTCRtpCodecParameters { payload_type: OPUS_PAYLOAD_TYPE, rtp_codec: opus(), ..Default::default() };
         media.register_codec(codec, RtpCodecKind::Audio).map_err(at("register Opus"))?;
         let registry =
             register_default_interceptors(Registry::new(), &mut media).map_err(at("register interceptors"))?;
@@ -133,10 +131,29 @@ impl Peer {
         added.map(drop).map_err(at("add audio line"))
     }
 
+    /// Adds the audio line of a master's answer: it sends one Opus stream under `ssrc`.
+    pub async fn send_audio(&self, ssrc: u32) -> Result<Arc<TrackLocalStaticRTP>, PeerError> {
+        let coding = RTCRtpEncodingParameters {
+            rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
+            codec: opus(),
+            ..Default::default()
+        };
+        let names = ["speaker", "microphone", "microphone"].map(str::to_owned);
+        let [stream, track, label] = names;
+        let track = MediaStreamTrack::new(stream, track, label, RtpCodecKind::Audio, vec![coding]);
+        let track = Arc::new(TrackLocalStaticRTP::new(track));
+        let added = self.connection.add_track(Arc::clone(&track) as Arc<dyn TrackLocal>).await;
+        added.map_err(at("add audio track"))?;
+        Ok(track)
+    }
+
     /// The state of the secured transport; none before there is one.
     pub async fn dtls_state(&self) -> Option<RTCDtlsTransportState> {
-        let receiver = self.connection.get_receivers().await.into_iter().next()?;
-        receiver.transport().await.ok()??.state().await.ok()
+        let transport = match self.connection.get_receivers().await.into_iter().next() {
+            Some(receiver) => receiver.transport().await.ok()??,
+            None => self.connection.get_senders().await.into_iter().next()?.transport().await.ok()??,
+        };
+        transport.state().await.ok()
     }
 
     /// Makes an offer, with what candidates a second brings.
@@ -199,6 +216,16 @@ impl Drop for Peer {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             drop(runtime.spawn(async move { close(&connection).await }));
         }
+    }
+}
+
+fn opus() -> RTCRtpCodec {
+    RTCRtpCodec {
+        mime_type: MIME_TYPE_OPUS.to_owned(),
+        clock_rate: 48_000,
+        channels: 2,
+        sdp_fmtp_line: OPUS_FORMAT.to_owned(),
+        rtcp_feedback: vec![],
     }
 }
 
