@@ -5,6 +5,7 @@
 //! `amazon-kinesis-video-streams-webrtc` work against it. Meant for one machine: the `/dev` paths have no lock.
 
 mod certificate;
+pub mod engine;
 pub mod error;
 pub mod issuer;
 mod json_rpc;
@@ -12,7 +13,9 @@ pub mod kvs;
 mod serve;
 mod signed;
 pub mod sigv4;
+pub mod transcribe;
 pub mod translate;
+pub mod wer;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
