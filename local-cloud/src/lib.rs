@@ -32,9 +32,11 @@ use crate::certificate::Certificate;
 pub use crate::certificate::CertificateError;
 use crate::error::{AwsError, ErrorKind};
 use crate::issuer::Issuer;
+use crate::json_rpc::JsonRpc;
 use crate::kvs::Kvs;
 use crate::signed::Gate;
 pub use crate::signed::Secret;
+use crate::transcribe::Transcribe;
 use crate::translate::Translate;
 
 /// How long [`LocalCloud::stop`] waits for sockets and calls to end by themselves.
@@ -59,6 +61,8 @@ pub struct Settings {
     pub issuer: issuer::Settings,
     /// `None`: no Translate.
     pub translate: Option<translate::Settings>,
+    /// `None`: no Transcribe. Its own secret is overwritten by the one above.
+    pub transcribe: Option<transcribe::Settings>,
 }
 
 impl Default for Settings {
@@ -75,6 +79,7 @@ impl Default for Settings {
             kvs: kvs::Settings::default(),
             issuer: issuer::Settings::default(),
             translate: None,
+            transcribe: None,
         }
     }
 }
@@ -103,6 +108,7 @@ pub struct LocalCloud {
     issuer: Arc<Issuer>,
     kvs: Arc<Kvs>,
     translate: Option<Arc<Translate>>,
+    transcribe: Option<Arc<Transcribe>>,
     stop: CancellationToken,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -112,6 +118,10 @@ impl LocalCloud {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let secret = settings.secret;
         let translate = settings.translate.as_ref().map(Translate::new).transpose()?.map(Arc::new);
+        let transcribe = settings.transcribe.map(|own| {
+            let secret = secret.as_ref().map(|secret| Arc::from(secret.as_str()));
+            Arc::new(Transcribe::new(transcribe::Settings { secret, ..own }))
+        });
         let certificate = match &settings.certificate_file {
             Some(path) => Certificate::keep(path, &settings.host)?,
             None => Certificate::make(&settings.host)?,
@@ -133,19 +143,19 @@ impl LocalCloud {
         // Finding an RSA key is work for a thread of its own.
         let issuer = tokio::task::spawn_blocking(move || Issuer::new(settings.issuer, &issuer_base));
         let issuer = issuer.await.unwrap_or(Err(issuer::IssuerError::Key))?;
-        let mut router = Router::new().merge(Arc::clone(&kvs).router()).merge(Arc::clone(&issuer).router());
-        if let Some(translate) = &translate {
-            let gate = Gate { secret, service: "translate" };
-            let routes = Arc::clone(translate).router().merge(json_rpc::router(Arc::clone(translate)));
-            router = router.merge(routes.route_layer(axum::middleware::from_fn_with_state(gate, signed::guard)));
-        }
-        let router = router.fallback(unknown).layer(axum::middleware::from_fn(serve::dress));
+        let parts = Parts {
+            kvs: Arc::clone(&kvs),
+            issuer: Arc::clone(&issuer),
+            rpc: JsonRpc { translate: translate.clone(), transcribe: transcribe.clone(), secret },
+        };
+        let router = parts.router();
         let tasks = vec![
             tokio::spawn(serve::accept(plain_port, None, router.clone(), stop.clone())),
             tokio::spawn(serve::accept(tls_port, Some(tls), router, stop.clone())),
         ];
         let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-        Ok(Self { http, https, host, certificate_pem: certificate.pem, issuer, kvs, translate, stop, tasks })
+        let certificate_pem = certificate.pem;
+        Ok(Self { http, https, host, certificate_pem, issuer, kvs, translate, transcribe, stop, tasks })
     }
 
     /// `http://127.0.0.1:<port>`: endpoint URL for every AWS client.
@@ -186,6 +196,11 @@ impl LocalCloud {
         self.translate.as_ref()
     }
 
+    /// `None` when the settings named none.
+    pub fn transcribe(&self) -> Option<&Arc<Transcribe>> {
+        self.transcribe.as_ref()
+    }
+
     /// Closes sockets with 1001, lets calls in flight finish for a moment, then ends everything.
     pub async fn stop(mut self) {
         self.stop.cancel();
@@ -206,6 +221,29 @@ impl LocalCloud {
 impl Drop for LocalCloud {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// What answers on both ports.
+struct Parts {
+    kvs: Arc<Kvs>,
+    issuer: Arc<Issuer>,
+    rpc: JsonRpc,
+}
+
+impl Parts {
+    fn router(self) -> Router {
+        let mut router = Router::new().merge(self.kvs.router()).merge(self.issuer.router());
+        if let Some(translate) = &self.rpc.translate {
+            let gate = Gate { secret: self.rpc.secret.clone(), service: "translate" };
+            let guard = axum::middleware::from_fn_with_state(gate, signed::guard);
+            router = router.merge(Arc::clone(translate).router().route_layer(guard));
+        }
+        if let Some(transcribe) = &self.rpc.transcribe {
+            // Signs its frames too, so it looks at signatures itself.
+            router = router.merge(Arc::clone(transcribe).router());
+        }
+        router.merge(self.rpc.router()).fallback(unknown).layer(axum::middleware::from_fn(serve::dress))
     }
 }
 
