@@ -110,7 +110,7 @@ async fn presigned_urls_open_signaling_sockets() {
 
 #[tokio::test]
 async fn a_wrong_secret_is_denied() {
-    let settings = local_cloud::Settings { secret: Some("another".into()), ..local_cloud::Settings::default() };
+    let settings = local_cloud::Settings { secret: Some("another".to_owned().into()), ..local_cloud::Settings::default() };
     let cloud = LocalCloud::start(settings).await.unwrap();
     let clients = fake::clients(&cloud.http_url(), Settings::default()).await;
     let error = kvs::create_channel(&clients, "session-a", TTL, &[]).await.unwrap_err();
@@ -165,7 +165,7 @@ fn in_use() -> Response {
 /// Signatures are checked, and signaling is plain `ws`.
 async fn cloud(settings: Settings) -> (LocalCloud, Clients) {
     let local = local_cloud::Settings {
-        secret: Some("test".into()),
+        secret: Some("test".to_owned().into()),
         plain_signaling: true,
         ..local_cloud::Settings::default()
     };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use babelcast_domain::language::Language;
+use local_cloud::engine::pocketsphinx::PocketSphinx;
 use local_cloud::issuer::{Claims, IssuerError};
 use local_cloud::{LocalCloud, StartError};
 use url::Url;
@@ -93,8 +94,7 @@ impl Stack {
 
     /// An access token for a speaker of this name.
     pub fn token(&self, speaker: &str) -> Result<Token, IssuerError> {
-        let claims =
-            Claims { sub: Some(speaker.to_owned()), expires_in: Some(TOKEN_LIFETIME_S), ..Claims::default() };
+        let claims = Claims { sub: Some(speaker.to_owned()), expires_in: Some(TOKEN_LIFETIME_S), ..Claims::default() };
         Ok(Token::new(&self.cloud.issuer().token(claims)?).expect("the issuer makes tokens"))
     }
 
@@ -106,7 +106,7 @@ impl Stack {
 
 /// Settings of a local cloud with the real offline engines.
 pub fn with_real_engines() -> Result<local_cloud::Settings, LocalError> {
-    let recogniser = local_cloud::engine::Engine::pocketsphinx()?;
+    let recogniser = local_cloud::engine::Engine::PocketSphinx(PocketSphinx::start(None)?);
     Ok(local_cloud::Settings {
         plain_signaling: true,
         transcribe: Some(local_cloud::transcribe::Settings::new(recogniser)),

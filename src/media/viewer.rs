@@ -380,7 +380,7 @@ impl Hearing {
         if self.lost.is_none() {
             self.lost = Some(lost);
             if lost != Lost::Stopped {
-                self.counts.one(Count::SpeakerLost);
+                self.counts.one(Count::MediaLost);
                 tracing::info!(?lost, "the speaker's media ended");
             }
         }

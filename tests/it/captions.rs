@@ -49,7 +49,10 @@ async fn each_mode_shows_what_it_promises() {
         seen.push(raw.caption().await);
     }
     assert!(seen.len() > 3, "raw mode shows the text grow word by word: {}", seen.len());
-    assert!(seen.iter().any(|caption| caption.stable_chars < caption.text.chars().count()), "and what may still change");
+    assert!(
+        seen.iter().any(|caption| caption.stable_chars < caption.text.chars().count()),
+        "and what may still change"
+    );
     assert_eq!(seen.last().unwrap().text, only.text);
     assert_eq!(only.text, "today we go to the old house on the river, and tomorrow we go to the new city.");
     house.close().await;

@@ -53,12 +53,13 @@ async fn s4_media_that_arrives_without_a_word_sets_the_flag_by_itself() {
 async fn a_speaker_who_says_goodbye_is_believed_and_may_come_back() {
     let house = House::open().await;
     let id = house.session().await;
-    let speaker = house.speaker(&id).await;
+    let mut speaker = house.speaker(&id).await;
     let mut listener = house.listener(&id, "en").await;
     speaker.client.set_kvs_connected(&id, false).await.unwrap();
     assert_eq!(listener.disconnected().await, "speaker");
     speaker.client.set_kvs_connected(&id, true).await.unwrap();
     listener.ready().await;
+    speaker.wait_until_heard().await;
     speaker.say("we see you .").await;
     assert_eq!(listener.final_text().await, "we see you.");
     house.close().await;

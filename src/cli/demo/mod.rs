@@ -240,20 +240,18 @@ impl Stage<'_> {
         let length = recording.duration();
         let playing = async {
             master.play(&recording.samples).await?;
-            master.play(&tail).await.map_err(SpeakError::from)
+            master.play(&tail).await?;
+            Ok::<Master, SpeakError>(master)
         };
         tokio::pin!(playing);
         let mut redraw = tokio::time::interval(Duration::from_millis(100));
-        loop {
+        let master = loop {
             tokio::select! {
-                played = &mut playing => {
-                    played?;
-                    break;
-                }
+                played = &mut playing => break played?,
                 news = self.news.recv() => self.tell(news.ok_or(DemoError::Ended)?, screen),
                 _ = redraw.tick() => self.draw(started.elapsed().min(length), length, screen),
             }
-        }
+        };
         self.wait_for_last_words(screen).await?;
         screen.clear();
         self.client.end(&self.id).await?;
@@ -287,7 +285,13 @@ impl Stage<'_> {
                 match reader.see(caption, news.at, self.zero) {
                     Seen::Final { lag } => {
                         let at = caption.start_ms / 1_000;
-                        let head = format!("{:02}:{:02}  {:<4} {:>4.1} s", at / 60, at % 60, reader.language, lag.as_secs_f32());
+                        let head = format!(
+                            "{:02}:{:02}  {:<4} {:>4.1} s",
+                            at / 60,
+                            at % 60,
+                            reader.language,
+                            lag.as_secs_f32()
+                        );
                         screen.say(&format!("{}  {}", screen.dim(&head), caption.text));
                     }
                     Seen::Growing => {}

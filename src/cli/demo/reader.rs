@@ -45,7 +45,8 @@ impl Reader {
         let lag = since(caption.end_ms);
         let key = (caption.segment_id.clone(), caption.stable_chars);
         let grew = key.0 != self.stable.0 || key.1 > self.stable.1;
-        if grew && caption.stable_chars > 0 && !caption.is_final && caption.stable_chars == caption.text.chars().count() {
+        if grew && caption.stable_chars > 0 && !caption.is_final && caption.stable_chars == caption.text.chars().count()
+        {
             self.shown.note(lag.as_micros() as u64);
         }
         if grew {

@@ -32,14 +32,18 @@ pub fn print(outcome: &Outcome<'_>, screen: &mut Screen) -> bool {
         screen.say(&format!("  {:<6} {} sentences, {words} words{note}", reader.language, reader.finals.len()));
     }
     if let (Some(transcript), Some(source)) = (outcome.transcript, outcome.readers.first()) {
-        let rate = wer::word_error_rate(transcript, &source.finals.join(" "));
+        let rate = wer::word_errors(transcript, &source.finals.join(" ")).rate();
         screen.say(&format!("  word error rate against the transcript: {:.1} %", rate * 100.0));
     }
     lags(outcome, screen);
     ledger(outcome, screen);
     wire(outcome.meter, screen);
-    let silent: Vec<&str> =
-        outcome.readers.iter().filter(|reader| reader.finals.is_empty()).map(|reader| reader.language.as_str()).collect();
+    let silent: Vec<&str> = outcome
+        .readers
+        .iter()
+        .filter(|reader| reader.finals.is_empty())
+        .map(|reader| reader.language.as_str())
+        .collect();
     screen.say("");
     if silent.is_empty() {
         screen.say("Captions came out in every language.");

@@ -237,7 +237,7 @@ async fn the_clock_stays_right_over_an_outage_of_three_seconds() {
         assert!((3_100..4_500).contains(&step), "{step} ms, lost: {lost_on_the_wire}");
         let lost = stage.count(Count::RtpLost);
         assert_eq!(lost > 100, lost_on_the_wire, "{lost} lost");
-        assert_eq!(stage.count(Count::SpeakerLost), 0);
+        assert_eq!(stage.count(Count::MediaLost), 0);
     }
 }
 
@@ -250,7 +250,7 @@ async fn a_master_that_says_goodbye_is_lost_at_once() {
     let (event, took) = event(&mut hearing, |event| matches!(event, Event::Lost(_))).await;
     assert_eq!(event, Event::Lost(Lost::Closed));
     assert!(took < Duration::from_secs(2), "{took:?}");
-    assert_eq!(stage.counts.get(Count::SpeakerLost), 1);
+    assert_eq!(stage.counts.get(Count::MediaLost), 1);
     assert_eq!(hearing.next().await, event, "the last event stays");
 }
 
@@ -290,7 +290,7 @@ async fn media_outlives_the_signaling_sockets_of_both_sides() {
     while timeout(SOON, stage.master.next()).await.unwrap() != Some(MasterEvent::SignalingReopened) {}
     let frames = listen_for(&mut hearing, Duration::from_secs(1)).await;
     assert!(unbroken(&frames));
-    assert_eq!((stage.count(Count::SignalingClosed), stage.count(Count::SpeakerLost)), (1, 0));
+    assert_eq!((stage.count(Count::SignalingClosed), stage.count(Count::MediaLost)), (1, 0));
     // The reopened master answers a new viewer.
     let mut second = stage.hear("srv-a-2").await.unwrap();
     listen_for(&mut second, Duration::from_millis(200)).await;
@@ -363,7 +363,7 @@ async fn a_stopped_attempt_and_a_stopped_hearing_end_at_once() {
     let mut hearing = connect(stage.attempt("srv-a-1"), Arc::clone(&stage.counts), stop.clone()).await.unwrap();
     stop.cancel();
     event(&mut hearing, |event| *event == Event::Lost(Lost::Stopped)).await;
-    assert_eq!(stage.count(Count::SpeakerLost), 0, "being told to stop is no loss");
+    assert_eq!(stage.count(Count::MediaLost), 0, "being told to stop is no loss");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -391,7 +391,7 @@ async fn a_refused_socket_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_with_somebody_elses_fingerprint_brings_no_media() {
-    let mut stage = Stage::with(Switches { wrong_fingerprint: true, ..Switches::default() }).await;
+    let stage = Stage::with(Switches { wrong_fingerprint: true, ..Switches::default() }).await;
     let Err(error) = stage.hear("srv-a-1").await else { panic!("media of a stranger") };
     assert!(matches!(error, ViewerError::NoMedia | ViewerError::NoPath), "{error:?}");
     assert_eq!(stage.count(Count::RtpReceived), 0);
@@ -422,7 +422,11 @@ async fn a_bad_network_does_not_end_the_call() {
             share * 100.0,
             stage.count(Count::RtpLost)
         );
-        assert_eq!(stage.count(Count::SpeakerLost), 0);
+        assert_eq!(stage.count(Count::MediaLost), 0);
+        // Six packets in a row are more than error correction and concealment can hide.
+        let promised = if name.contains("burst: 6") { 0.85 } else { 0.95 };
+        assert!(share >= promised, "{name}: {share}");
+        assert!(first < Duration::from_secs(8), "{name}: {first:?}");
     }
 }
 
@@ -435,7 +439,7 @@ async fn garbage_on_the_media_port_is_no_matter() {
     let frames = listen_for(&mut hearing, Duration::from_secs(1)).await;
     flood.await;
     assert!(unbroken(&frames));
-    assert_eq!((stage.count(Count::DecodeErrors), stage.count(Count::SpeakerLost)), (0, 0));
+    assert_eq!((stage.count(Count::DecodeErrors), stage.count(Count::MediaLost)), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -455,4 +459,25 @@ async fn a_black_hole_is_noticed_and_the_next_attempt_gets_through() {
     network.swallow_all(false);
     let mut hearing = stage.hear("srv-a-3").await.unwrap();
     listen_for(&mut hearing, Duration::from_millis(100)).await;
+}
+
+/// How long connecting takes on networks of different badness; run by hand.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn measure_connecting() {
+    tracing_subscriber::fmt().with_env_filter(std::env::var("RUST_LOG").unwrap_or_default()).init();
+    for percent in [0, 5, 15, 30] {
+        let mut took = Vec::new();
+        for seed in 0..16 {
+            let network = Network::losing(percent).by_dice(seed);
+            let stage = Stage::with(Switches { network: Some(network), ..Switches::default() }).await;
+            let start = Instant::now();
+            match stage.hear("srv-a-1").await {
+                Ok(_) => took.push(start.elapsed().as_millis()),
+                Err(error) => eprintln!("{percent} %: {error} after {:?}", start.elapsed()),
+            }
+        }
+        took.sort_unstable();
+        eprintln!("{percent} %: {took:?}");
+    }
 }
