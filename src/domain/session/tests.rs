@@ -68,12 +68,13 @@ impl Stage {
     }
 
     fn messages(&self) -> Vec<&ServerMessage> {
-        let only = |effect: &'_ Effect| matches!(effect, Effect::Append { .. });
-        let message = |effect| match effect {
-            &Effect::Append { ref message, .. } => Some(message),
-            _ => None,
-        };
-        self.done.iter().filter(|effect| only(effect)).filter_map(message).collect()
+        let mut messages = Vec::new();
+        for effect in &self.done {
+            if let Effect::Append { message, .. } = effect {
+                messages.push(message);
+            }
+        }
+        messages
     }
 
     /// Final texts of one language, in the order they were published.
