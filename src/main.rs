@@ -1,1 +1,7 @@
-fn main() {}
+//! See `babelcast --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    babelcast::cli::main()
+}

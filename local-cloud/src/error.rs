@@ -1,7 +1,7 @@
 //! Answers to a refused call, in the shape the AWS SDKs read.
 //!
-//! Status, `x-amzn-ErrorType`, `x-amzn-RequestId` and the body `{"Message": "..."}` (source: the rest-json
-//! protocol; the Rust SDK takes the type from the header and reads `Message` or `message`).
+//! Status, `x-amzn-ErrorType`, `x-amzn-RequestId` and the body `{"__type": "...", "Message": "..."}`. REST clients
+//! take the type from the header, JSON-RPC ones (botocore) from the body; both read `Message` or `message`.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -102,7 +102,7 @@ impl From<SignatureError> for AwsError {
 
 impl IntoResponse for AwsError {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({ "Message": self.message }).to_string();
+        let body = serde_json::json!({ "__type": self.kind.name(), "Message": self.message }).to_string();
         let mut response = (self.kind.status(), [(header::CONTENT_TYPE, "application/json")], body).into_response();
         response.headers_mut().insert(ERROR_TYPE, HeaderValue::from_static(self.kind.name()));
         response.headers_mut().insert(REQUEST_ID, request_id());

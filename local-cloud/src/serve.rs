@@ -1,8 +1,8 @@
 //! Accepting connections and serving the one router on them: plain http and TLS.
 //!
-//! Plain connections speak HTTP/1.1; TLS ones HTTP/1.1 or 2 as agreed by ALPN. The version is never guessed from
-//! the first bytes: hyper-util's guess waits without a limit for a client that sends nothing (and its
-//! `serve_connection_with_upgrades` guesses even after `http1_only`).
+//! TLS connections speak HTTP/1.1 or 2 as agreed by ALPN; plain ones may begin with HTTP/2's preface, as the JS SDK's
+//! Transcribe client does. hyper-util's `auto` builder is not used: it waits without a limit for a client that sends
+//! nothing, and its `serve_connection_with_upgrades` guesses even after `http1_only`.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +30,10 @@ use crate::error;
 /// Connections of one port; past it new ones wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 4096;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the accept to the first bytes, or to the end of the TLS handshake.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at a connection whose first bytes could still become either version.
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
 /// An HTTP/2 peer is pinged this often, and gone when it does not answer for as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// What calls in flight get to finish after the stop.
@@ -71,23 +75,53 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY could not be set");
     }
-    let Some(tls) = tls else { return http(stream, Version::One, router, stop).await };
-    match tokio::time::timeout(TLS_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => {
-            let version = match stream.get_ref().1.alpn_protocol() {
-                Some(b"h2") => Version::Two,
-                Some(_) | None => Version::One,
-            };
-            http(stream, version, router, stop).await;
-        }
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+    // A stop does not wait for those who have not said anything yet.
+    let opening = opening(stream, tls);
+    let Some(opened) = stop.run_until_cancelled(tokio::time::timeout(OPENING_TIMEOUT, opening)).await else { return };
+    match opened {
+        Ok(Ok(Opened::Plain(stream, version))) => http(stream, version, router, stop).await,
+        Ok(Ok(Opened::Tls(stream, version))) => http(stream, version, router, stop).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "connection ended before its first request"),
+        Err(_) => tracing::debug!(%peer, "nothing came on a new connection: closed"),
     }
+}
+
+enum Opened {
+    Plain(TcpStream, Version),
+    Tls(Box<TlsStream<TcpStream>>, Version),
+}
+
+async fn opening(stream: TcpStream, tls: Option<TlsAcceptor>) -> std::io::Result<Opened> {
+    let Some(tls) = tls else {
+        let version = announced(&stream).await?;
+        return Ok(Opened::Plain(stream, version));
+    };
+    let stream = tls.accept(stream).await?;
+    let version = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Version::Two,
+        Some(_) | None => Version::One,
+    };
+    Ok(Opened::Tls(Box::new(stream), version))
 }
 
 enum Version {
     One,
     Two,
+}
+
+/// The version a plain connection begins with. No method but HTTP/2's preface begins with `PRI`.
+async fn announced(stream: &TcpStream) -> std::io::Result<Version> {
+    const PREFACE: &[u8] = b"PRI";
+    let mut start = [0u8; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut start).await?;
+        match &start[..seen] {
+            PREFACE => return Ok(Version::Two),
+            [] => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            part if PREFACE.starts_with(part) => tokio::time::sleep(PEEK_PAUSE).await,
+            _ => return Ok(Version::One),
+        }
+    }
 }
 
 async fn http<S>(stream: S, version: Version, router: Router, stop: CancellationToken)

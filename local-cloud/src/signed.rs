@@ -18,11 +18,33 @@ use crate::sigv4;
 const MAX_BODY: usize = 256 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A secret access key. Its `Debug` form does not show it.
+#[derive(Clone)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
 /// What calls of one service must be signed with.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     /// `None`: nothing is checked.
-    pub secret: Option<Arc<str>>,
+    pub secret: Option<Secret>,
     /// The service name in the credential's scope.
     pub service: &'static str,
 }
@@ -44,7 +66,7 @@ impl Gate {
         let Some(secret) = &self.secret else { return Ok(()) };
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let hash = sigv4::sha256_hex(body);
-        let verified = sigv4::verify_headers(secret, parts.method.as_str(), target, &parts.headers, &hash)?;
+        let verified = sigv4::verify_headers(secret.as_str(), parts.method.as_str(), target, &parts.headers, &hash)?;
         sigv4::check_skew(&parts.headers, SystemTime::now())?;
         self.check_service(&verified)
     }

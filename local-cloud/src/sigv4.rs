@@ -231,14 +231,16 @@ impl Request<'_> {
         Ok(Verified { signing_key: key, scope: scope.to_owned(), signature_hex: hex(&given) })
     }
 
-    /// `name:value\n` of every signed header; `host` must be among them.
+    /// `name:value\n` of every signed header; `host` must be among them. Under HTTP/2 the JS SDK signs it by its
+    /// other name, `:authority`, which a header map cannot hold.
     fn header_block(&self) -> Result<String, SignatureError> {
         let mut block = String::new();
         let mut host_signed = false;
         for name in self.signed_headers.split(';') {
-            host_signed |= name == "host";
+            let names_host = matches!(name, "host" | ":authority");
+            host_signed |= names_host;
             let mut values = Vec::new();
-            for value in self.headers.get_all(name) {
+            for value in self.headers.get_all(if names_host { "host" } else { name }) {
                 let value = String::from_utf8_lossy(value.as_bytes());
                 values.push(value.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
             }
@@ -476,6 +478,36 @@ mod tests {
         without.remove("x-amz-security-token");
         let absent = verify_headers(SECRET, "POST", &target, &without, &sha256_hex(body));
         assert_eq!(absent, Err(SignatureError::HeaderAbsent("x-amz-security-token".into())));
+    }
+
+    #[test]
+    fn the_js_sdk_over_http2_signs_the_authority() {
+        // Captured from @aws-sdk/client-kinesis-video 3.1115.0 with NodeHttp2Handler.
+        let mut headers = host("127.0.0.1:46715");
+        let hash = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        for (name, value) in [
+            ("amz-sdk-invocation-id", "434e77a9-badc-4d65-8dfe-5f3f92b6d14d"),
+            ("amz-sdk-request", "attempt=1; max=3"),
+            ("content-length", "2"),
+            ("content-type", "application/json"),
+            ("x-amz-content-sha256", hash),
+            ("x-amz-date", "20261121T035502Z"),
+            ("x-amz-user-agent", "aws-sdk-js/3.1115.0"),
+            (
+                "authorization",
+                "AWS4-HMAC-SHA256 Credential=AK/20261121/us-east-1/kinesisvideo/aws4_request, \
+                 SignedHeaders=:authority;amz-sdk-invocation-id;amz-sdk-request;content-length;content-type;\
+                 x-amz-content-sha256;x-amz-date;x-amz-user-agent, \
+                 Signature=0a2f863a08e5cbda0259565a93466cc898d6be7db3d87a00161e7ef2f0a2ad6c",
+            ),
+        ] {
+            headers.insert(name, value.parse().expect("a value"));
+        }
+        let verdict = verify_headers("s3cr3t/+", "POST", "/listSignalingChannels", &headers, hash);
+        assert_eq!(
+            verdict.map(|verified| verified.scope).as_deref(),
+            Ok("20261121/us-east-1/kinesisvideo/aws4_request")
+        );
     }
 
     #[test]

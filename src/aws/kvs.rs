@@ -17,13 +17,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{Clients, Failure};
 
-/// All attempts of one call. Past it the last error is told.
-const RETRY_BUDGET: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A new channel that is not ACTIVE by then is deleted again.
-const ACTIVE_DEADLINE: Duration = Duration::from_secs(15);
 /// Under the limit of five descriptions a second and channel.
 const ACTIVE_POLL: Duration = Duration::from_millis(250);
 
@@ -160,7 +156,7 @@ pub async fn create_channel(
             }
         }
     };
-    let channel = Channel { arn: patiently("create channel", create).await?, name: name.to_owned() };
+    let channel = Channel { arn: patiently(clients, "create channel", create).await?, name: name.to_owned() };
     match wait_until_active(clients, &channel.arn).await {
         Ok(()) => Ok(channel),
         Err(error) => {
@@ -188,7 +184,7 @@ pub async fn endpoints(clients: &Clients, arn: &str, role: Role) -> Result<Endpo
         let sent = request.single_master_channel_endpoint_configuration(wanted.clone()).send();
         async move { sent.await.map_err(|error| KvsError::from(Failure::from(error))) }
     };
-    let list = patiently("channel endpoints", ask).await?.resource_endpoint_list.unwrap_or_default();
+    let list = patiently(clients, "channel endpoints", ask).await?.resource_endpoint_list.unwrap_or_default();
     let find = |protocol: ChannelProtocol| {
         let found = list.iter().find(|item| item.protocol.as_ref() == Some(&protocol));
         required(found.and_then(|item| item.resource_endpoint.clone()), protocol.as_str())
@@ -214,7 +210,7 @@ pub async fn ice_servers(
         let sent = signaling.get_ice_server_config().channel_arn(arn).client_id(client_id).send();
         async move { sent.await.map_err(|error| KvsError::from(Failure::from(error))) }
     };
-    let list = patiently("ICE servers", ask).await?.ice_server_list.unwrap_or_default();
+    let list = patiently(clients, "ICE servers", ask).await?.ice_server_list.unwrap_or_default();
     let servers = list.into_iter().map(|server| IceServer {
         urls: server.uris.unwrap_or_default(),
         username: server.username,
@@ -241,7 +237,7 @@ pub async fn delete_channel(clients: &Clients, arn: &str) -> Result<(), KvsError
             }
         }
     };
-    patiently("delete channel", delete).await
+    patiently(clients, "delete channel", delete).await
 }
 
 /// Every channel whose name begins with `prefix`, whatever its state.
@@ -258,7 +254,7 @@ pub async fn list_channels(clients: &Clients, prefix: &str) -> Result<Vec<Channe
             let sent = request.channel_name_condition(condition.clone()).set_next_token(token.clone()).send();
             async move { sent.await.map_err(|error| KvsError::from(Failure::from(error))) }
         };
-        let page = patiently("list channels", ask).await?;
+        let page = patiently(clients, "list channels", ask).await?;
         let found = page.channel_info_list.unwrap_or_default().into_iter();
         channels.extend(found.filter_map(|info| Some(Channel { arn: info.channel_arn?, name: info.channel_name? })));
         token = page.next_token.filter(|token| !token.is_empty());
@@ -269,13 +265,13 @@ pub async fn list_channels(clients: &Clients, prefix: &str) -> Result<Vec<Channe
     Err(KvsError::Unavailable("a list of channels without end".to_owned()))
 }
 
-/// Repeats a call that failed in passing, with growing pauses, within [`RETRY_BUDGET`]. The call is told the number of
-/// its attempt, from 0.
-async fn patiently<T, F>(what: &'static str, mut call: impl FnMut(u32) -> F) -> Result<T, KvsError>
+/// Repeats a call that failed in passing, with growing pauses, within `control_timeout_ms`. The call is told the number
+/// of its attempt, from 0.
+async fn patiently<T, F>(clients: &Clients, what: &'static str, mut call: impl FnMut(u32) -> F) -> Result<T, KvsError>
 where
     F: Future<Output = Result<T, KvsError>>,
 {
-    let deadline = Instant::now() + RETRY_BUDGET;
+    let deadline = Instant::now() + clients.control_timeout;
     let mut pause = FIRST_PAUSE;
     let mut attempt = 0;
     loop {
@@ -303,7 +299,7 @@ async fn own_channel(clients: &Clients, name: &str, started: SystemTime) -> Resu
 }
 
 async fn wait_until_active(clients: &Clients, arn: &str) -> Result<(), KvsError> {
-    let deadline = Instant::now() + ACTIVE_DEADLINE;
+    let deadline = Instant::now() + clients.channel_active_timeout;
     loop {
         match describe(clients.kinesis_video.describe_signaling_channel().channel_arn(arn)).await {
             Ok(info) => match info.channel_status {

@@ -14,6 +14,8 @@ pub mod translate;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod kvs_tests;
+#[cfg(test)]
 mod transcribe_tests;
 
 use std::error::Error;
@@ -53,6 +55,10 @@ pub struct Settings {
     pub connect_timeout_ms: u64,
     /// One attempt of a control plane call (channels, endpoints, ICE servers).
     pub control_attempt_timeout_ms: u64,
+    /// All attempts of one such call together.
+    pub control_timeout_ms: u64,
+    /// A new channel that is not ACTIVE by then is deleted again.
+    pub channel_active_timeout_ms: u64,
     /// From asking for a transcription to the response headers.
     pub transcribe_start_timeout_ms: u64,
     pub translate_attempt_timeout_ms: u64,
@@ -72,6 +78,8 @@ impl Default for Settings {
             credentials: None,
             connect_timeout_ms: 2_000,
             control_attempt_timeout_ms: 5_000,
+            control_timeout_ms: 10_000,
+            channel_active_timeout_ms: 15_000,
             transcribe_start_timeout_ms: 5_000,
             translate_attempt_timeout_ms: 1_000,
             translate_timeout_ms: 1_500,
@@ -109,6 +117,8 @@ pub struct Clients {
     credentials: SharedCredentialsProvider,
     sdk: SdkConfig,
     kinesis_video: aws_sdk_kinesisvideo::Client,
+    control_timeout: Duration,
+    channel_active_timeout: Duration,
     translate: aws_sdk_translate::Client,
     /// Without an HTTP client: every stream gets its own.
     transcribe: aws_sdk_transcribestreaming::config::Builder,
@@ -160,6 +170,8 @@ impl Clients {
             region,
             credentials,
             kinesis_video: aws_sdk_kinesisvideo::Client::from_conf(kinesis_video.build()),
+            control_timeout: millis(settings.control_timeout_ms),
+            channel_active_timeout: millis(settings.channel_active_timeout_ms),
             translate: aws_sdk_translate::Client::from_conf(translate.build()),
             transcribe,
             transcribe_start_timeout: millis(settings.transcribe_start_timeout_ms),

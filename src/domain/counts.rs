@@ -43,6 +43,9 @@ counts! {
     ViewerAttempts => "viewer_attempts",
     ViewerConnected => "viewer_connected",
     ViewerFailed => "viewer_failed",
+    /// A connection to the speaker ended.
+    MediaLost => "media_lost",
+    /// Listeners were told that the speaker is gone.
     SpeakerLost => "speaker_lost",
     SignalingClosed => "signaling_closed",
     SignalingIgnored => "signaling_ignored",

@@ -12,10 +12,12 @@ mod scribe;
 mod seat;
 mod session;
 mod sessions;
+mod settings;
 mod task;
 
 pub use outbox::Delivery;
-pub use scribe::Patience;
+
 pub use seat::Seat;
 pub use session::{JoinRequest, Meter, Snapshot};
-pub use sessions::{Found, Sessions, Settings};
+pub use sessions::{Found, Sessions};
+pub use settings::{Patience, Settings};

@@ -24,40 +24,8 @@ use crate::aws::Clients;
 use crate::aws::transcribe::{self, Options, TranscribeError, Transcription};
 
 use super::frames::{Frames, Taken};
+use super::settings::Patience;
 use super::task;
-
-/// When to give a stream up and how to come back. Defaults follow what AWS documents and promises are made of.
-#[derive(Debug, Clone)]
-pub struct Patience {
-    /// Silence is fed when no frame has come for so long; a stream without audio dies after 15 s.
-    pub hush_after: Duration,
-    /// With no frame for so long the stream is closed until somebody speaks.
-    pub idle_after: Duration,
-    /// A voice that is answered with no word at all for so long means the stream is deaf.
-    pub stall_after: Duration,
-    /// AWS ends a stream after 4 h; it is changed before, in a pause.
-    pub rotate_after: Duration,
-    /// A stream that lived so long was healthy: the backoff begins anew.
-    pub healthy_after: Duration,
-    /// At the end of the session the last final is waited for so long.
-    pub flush_within: Duration,
-    /// First and longest wait between two attempts.
-    pub backoff: (Duration, Duration),
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience {
-            hush_after: Duration::from_millis(500),
-            idle_after: Duration::from_secs(60),
-            stall_after: Duration::from_secs(15),
-            rotate_after: Duration::from_secs(3 * 3600 + 50 * 60),
-            healthy_after: Duration::from_secs(10),
-            flush_within: Duration::from_millis(2_500),
-            backoff: (Duration::from_millis(150), Duration::from_secs(10)),
-        }
-    }
-}
 
 /// What the session hears from its scribe.
 #[derive(Debug)]
@@ -103,6 +71,8 @@ enum Ended {
     Flushed,
 }
 
+/// A stream whose time has come waits so long for a pause; then it is changed in mid-sentence.
+const ROTATE_GRACE: Duration = Duration::from_secs(300);
 /// A stream that leaves so much audio untaken is as good as dead.
 const MAX_BACKLOG: MediaTime = MediaTime::from_millis(25_000);
 
@@ -195,7 +165,7 @@ impl Scribe {
 
     /// Waits with jitter before the next attempt, while audio goes on being kept. False: the session is over.
     async fn rest(&self, failures: u32, feed: &mut Feed) -> bool {
-        let (first, longest) = self.patience.backoff;
+        let (first, longest) = (self.patience.backoff_first, self.patience.backoff_longest);
         let limit = first.saturating_mul(1 << (failures - 1).min(10)).min(longest);
         let until = Instant::now() + limit.mul_f64(rand::rng().random_range(0.5..1.0));
         loop {
@@ -313,7 +283,7 @@ impl Scribe {
         }
         let age = stream.opened.elapsed();
         let pause = feed.quiet() >= MediaTime::from_millis(300);
-        let overdue = age >= self.patience.rotate_after + self.patience.rotate_after / 50;
+        let overdue = age >= self.patience.rotate_after + ROTATE_GRACE;
         (age >= self.patience.rotate_after && (pause || overdue)).then_some(Ended::Rotated)
     }
 

@@ -9,8 +9,7 @@ use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::{SessionId, SpeakerId};
 use babelcast_domain::language::{Catalogue, Language};
 use babelcast_domain::record::{EndReason, SessionRecord, SignalingEndpoints, Status};
-use babelcast_domain::session::{Session, Terms};
-use babelcast_domain::signaling::CandidatePolicy;
+use babelcast_domain::session::Session;
 use babelcast_domain::wire::{ConnectionView, CreateSession, IceServerView};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -30,9 +29,10 @@ use super::ear::Ear;
 use super::fanout::Fanout;
 use super::frames::Frames;
 use super::log::Log;
-use super::scribe::{Patience, Scribe};
+use super::scribe::Scribe;
 use super::seat::Seat;
 use super::session::{Actor, Command, JoinRequest, Meter, Snapshot};
+use super::settings::Settings;
 use super::task;
 
 /// Commands that may wait for a session's actor; past it the door's caller waits, with its own timeout.
@@ -41,20 +41,6 @@ const COMMANDS: usize = 256;
 const NAME_ATTEMPTS: usize = 8;
 /// How long an actor may take to answer a door.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// How sessions are run here.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub session_ttl: Duration,
-    pub terms: Terms,
-    pub candidates: CandidatePolicy,
-    /// Undelivered signaling messages live so long; short, so that stale offers die.
-    pub message_ttl: Duration,
-    pub patience: Patience,
-    pub sessions_per_speaker: usize,
-    /// Tells our channels from others of the account.
-    pub channel_tag: String,
-}
 
 /// A record and what only the live session knows.
 #[derive(Debug, Clone)]
@@ -366,7 +352,7 @@ impl Sessions {
             clients: Arc::clone(&self.clients),
             channel_arn: record.kvs_channel_arn.clone(),
             session: record.session_id.to_string(),
-            policy: self.settings.candidates,
+            policy: self.settings.candidates(),
             tls: Arc::clone(&self.tls),
             frames: frames.clone(),
             events: ear_sender,
@@ -381,14 +367,14 @@ impl Sessions {
                 vocabulary: record.vocabulary.clone(),
                 session_id: None,
             },
-            patience: self.settings.patience.clone(),
+            patience: self.settings.recogniser.clone(),
             frames,
             events: scribe_sender,
             counts: Arc::clone(&meter.counts),
             flush: flush.clone(),
         };
         Actor {
-            session: Session::new(now, record, Arc::clone(&self.catalogue), self.settings.terms.clone()),
+            session: Session::new(now, record, Arc::clone(&self.catalogue), self.settings.terms()),
             fanout: Fanout::new(record.session_id.clone(), Arc::clone(&meter.counts)),
             log: Log::new(now.wall.0),
             record: record.clone(),

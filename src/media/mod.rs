@@ -1,9 +1,20 @@
 //! WebRTC and codecs: audio in from the speaker, and the speaker's own side for `speak`, `demo` and tests.
 
+mod desk;
+mod faults;
+pub mod master;
+mod mic;
 pub mod opus;
 pub mod order;
 mod peer;
+mod repeat;
 pub mod socket;
+mod talk;
 pub mod viewer;
+pub mod wav;
 
+pub use faults::Faults;
 pub use peer::{IceServer, PeerError};
+
+#[cfg(test)]
+mod tests;

@@ -8,18 +8,25 @@ use std::time::Duration;
 
 use babelcast_domain::signaling::{Candidate, Sdp};
 use rtc::ice::mdns::MulticastDnsMode;
+use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::media_engine::MIME_TYPE_OPUS;
 use rtc::peer_connection::transport::RTCDtlsTransportState;
-use rtc::rtp_transceiver::rtp_sender::{RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind};
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
 use rtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
+use webrtc::media_stream::track_local::TrackLocal;
+use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::TrackRemote;
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
     RTCIceCandidateInit, RTCIceGatheringState, RTCIceServer, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
     RTCSessionDescription, Registry, SettingEngineBuilder, register_default_interceptors,
 };
+
+use super::repeat::Repeating;
 
 /// What Chrome offers for Opus, and what the C SDK answers.
 pub const OPUS_PAYLOAD_TYPE: u8 = 111;
@@ -30,6 +37,15 @@ const OPUS_FORMAT: &str = "minptime=10;useinbandfec=1";
 const ICE_DISCONNECTED: Duration = Duration::from_millis(1_500);
 const ICE_FAILED: Duration = Duration::from_secs(5);
 const ICE_KEEPALIVE: Duration = Duration::from_millis(500);
+
+/// How often a path is tried, and how many times. Four times the library's pace over the same 1.4 s: it halves the
+/// time to connect, and the library's ClientHello waits for the next of these (its timer is the ICE timer).
+const CHECK_PERIOD: Duration = Duration::from_millis(50);
+const MAX_CHECKS: u16 = 28;
+
+/// How long a direct path is preferred to a reflexive or relayed one that works already.
+const REFLEXIVE_WAIT: Duration = Duration::from_millis(200);
+const RELAY_WAIT: Duration = Duration::from_millis(700);
 
 /// How long candidates are gathered before the description goes out without the rest. Host and reflexive ones
 /// take tens of milliseconds; a slow relay trickles in afterwards.
@@ -87,19 +103,16 @@ impl Peer {
     /// Builds the connection and its sockets: one on each interface, and on loopback if the policy knows it.
     pub async fn new(servers: &[IceServer], loopback: bool) -> Result<(Self, PeerEvents), PeerError> {
         let mut media = MediaEngine::default();
-        let opus = RTCRtpCodec {
-            mime_type: MIME_TYPE_OPUS.to_owned(),
-            clock_rate: 48_000,
-            channels: 2,
-            sdp_fmtp_line: OPUS_FORMAT.to_owned(),
-            rtcp_feedback: vec![],
-        };
-        let codec = RTCRtpCodecParameters { payload_type: OPUS_PAYLOAD_TYPE, rtp_codec: opus, ..Default::default() };
+        let codec = RTCRtpCodecParameters { payload_type: OPUS_PAYLOAD_TYPE, rtp_codec: opus() };
         media.register_codec(codec, RtpCodecKind::Audio).map_err(at("register Opus"))?;
         let registry =
             register_default_interceptors(Registry::new(), &mut media).map_err(at("register interceptors"))?;
         let settings = SettingEngineBuilder::new()
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+            .with_ice_connection_attempts(Some(CHECK_PERIOD), Some(MAX_CHECKS))
+            .with_srflx_acceptance_min_wait(Some(REFLEXIVE_WAIT))
+            .with_prflx_acceptance_min_wait(Some(REFLEXIVE_WAIT))
+            .with_relay_acceptance_min_wait(Some(RELAY_WAIT))
             .with_ice_timeouts(Some(ICE_DISCONNECTED), Some(ICE_FAILED), Some(ICE_KEEPALIVE))
             .build();
         let servers = servers.iter().filter_map(usable).collect();
@@ -109,7 +122,9 @@ impl Peer {
         let handler = Arc::new(Handler { events: event_sender, candidates: candidate_sender });
         // The wildcard leaves loopback out, so it is named by itself.
         let addresses = if loopback { vec!["0.0.0.0:0", "127.0.0.1:0"] } else { vec!["0.0.0.0:0"] };
+        let runtime = webrtc::runtime::default_runtime().expect("the tokio runtime is compiled in");
         let connection = PeerConnectionBuilder::new()
+            .with_runtime(Arc::new(Repeating(runtime)))
             .with_media_engine(media)
             .with_interceptor_registry(registry)
             .with_setting_engine(settings)
@@ -133,10 +148,29 @@ impl Peer {
         added.map(drop).map_err(at("add audio line"))
     }
 
+    /// Adds the audio line of a master's answer: it sends one Opus stream under `ssrc`.
+    pub async fn send_audio(&self, ssrc: u32) -> Result<Arc<TrackLocalStaticRTP>, PeerError> {
+        let coding = RTCRtpEncodingParameters {
+            rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
+            codec: opus(),
+            ..Default::default()
+        };
+        let names = ["speaker", "microphone", "microphone"].map(str::to_owned);
+        let [stream, track, label] = names;
+        let track = MediaStreamTrack::new(stream, track, label, RtpCodecKind::Audio, vec![coding]);
+        let track = Arc::new(TrackLocalStaticRTP::new(track));
+        let added = self.connection.add_track(Arc::clone(&track) as Arc<dyn TrackLocal>).await;
+        added.map_err(at("add audio track"))?;
+        Ok(track)
+    }
+
     /// The state of the secured transport; none before there is one.
     pub async fn dtls_state(&self) -> Option<RTCDtlsTransportState> {
-        let receiver = self.connection.get_receivers().await.into_iter().next()?;
-        receiver.transport().await.ok()??.state().await.ok()
+        let transport = match self.connection.get_receivers().await.into_iter().next() {
+            Some(receiver) => receiver.transport().await.ok()??,
+            None => self.connection.get_senders().await.into_iter().next()?.transport().await.ok()??,
+        };
+        transport.state().await.ok()
     }
 
     /// Makes an offer, with what candidates a second brings.
@@ -199,6 +233,16 @@ impl Drop for Peer {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             drop(runtime.spawn(async move { close(&connection).await }));
         }
+    }
+}
+
+fn opus() -> RTCRtpCodec {
+    RTCRtpCodec {
+        mime_type: MIME_TYPE_OPUS.to_owned(),
+        clock_rate: 48_000,
+        channels: 2,
+        sdp_fmtp_line: OPUS_FORMAT.to_owned(),
+        rtcp_feedback: vec![],
     }
 }
 

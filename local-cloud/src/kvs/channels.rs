@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::rates::Bucket;
 use super::relay::{Order, Relay};
 use crate::error::{AwsError, ErrorKind};
 
@@ -40,6 +41,7 @@ pub(super) struct Channel {
     pub ttl_seconds: u32,
     pub tags: Tags,
     pub relay: Relay,
+    pub connects: Bucket,
     version: u64,
     created_ms: u128,
     active_at: Instant,
@@ -128,6 +130,7 @@ impl Channels {
             ttl_seconds,
             tags,
             relay: Relay::default(),
+            connects: Bucket::default(),
             version: 1,
             created_ms: self.newest_ms,
             active_at: now + creating,

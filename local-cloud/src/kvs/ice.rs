@@ -1,6 +1,6 @@
 //! What `GetIceServerConfig` answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -36,20 +36,24 @@ pub struct IceServer {
 
 /// The list, and the responder behind it where there is one.
 pub(super) enum Ice {
-    Refusing { address: SocketAddr, passwords: turn::Passwords, _task: AbortOnDropHandle<()> },
+    Refusing { authority: String, passwords: turn::Passwords, _task: AbortOnDropHandle<()> },
     Fixed(Vec<IceServer>),
 }
 
 impl Ice {
-    /// Binds the responder, on `ip`, if the setting asks for it.
-    pub async fn start(setting: &IceServers, ip: IpAddr) -> std::io::Result<Self> {
+    /// Binds the responder, if the setting asks for it: on `wanted`, so that whoever publishes the TCP port of
+    /// that number can publish this one too, or else on any port.
+    pub async fn start(setting: &IceServers, host: &str, wanted: SocketAddr) -> std::io::Result<Self> {
         match setting {
             IceServers::Refusing => {
-                let socket = UdpSocket::bind((ip, 0)).await?;
-                let address = socket.local_addr()?;
+                let socket = match UdpSocket::bind(wanted).await {
+                    Ok(socket) => socket,
+                    Err(_) => UdpSocket::bind((wanted.ip(), 0)).await?,
+                };
+                let authority = format!("{}:{}", crate::bracketed(host), socket.local_addr()?.port());
                 let passwords = turn::Passwords::new();
                 let task = AbortOnDropHandle::new(tokio::spawn(turn::respond(socket, passwords.clone())));
-                Ok(Self::Refusing { address, passwords, _task: task })
+                Ok(Self::Refusing { authority, passwords, _task: task })
             }
             IceServers::Empty => Ok(Self::Fixed(Vec::new())),
             IceServers::Given(servers) => Ok(Self::Fixed(servers.clone())),
@@ -60,11 +64,11 @@ impl Ice {
     pub fn servers(&self, asker: &str, now: SystemTime) -> Vec<IceServer> {
         match self {
             Self::Fixed(servers) => servers.clone(),
-            Self::Refusing { address, passwords, .. } => {
+            Self::Refusing { authority, passwords, .. } => {
                 let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                 let username = format!("{}:{asker}", now + u64::from(TTL_SECONDS));
                 let password = passwords.of(&username);
-                let uris = vec![format!("turn:{address}?transport=udp")];
+                let uris = vec![format!("turn:{authority}?transport=udp")];
                 vec![IceServer { uris, username, password, ttl: TTL_SECONDS }]
             }
         }

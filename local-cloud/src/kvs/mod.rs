@@ -2,18 +2,19 @@
 //!
 //! [`control`] answers the REST calls, [`socket`] the WebSockets on `/m` (master) and `/v` (viewer); what they
 //! share is in `channels` and `relay`. Absent on purpose: streams (PutMedia, GetMedia), WebRTC ingestion,
-//! `SendAlexaOfferToMaster`, and the service's rates per second (chaos can throttle instead).
+//! `SendAlexaOfferToMaster`, and the rates of the control plane (chaos can throttle instead).
 
 mod channels;
 mod chaos;
 mod control;
 mod frame;
 mod ice;
+mod rates;
 mod relay;
 mod socket;
 mod turn;
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,9 @@ use tokio_util::task::TaskTracker;
 use self::channels::{Channels, Which};
 pub use self::chaos::{Chaos, Count, Counts};
 pub use self::ice::{IceServer, IceServers};
+pub use self::rates::Rates;
 use self::relay::Order;
-use crate::signed::Gate;
+use crate::signed::{Gate, Secret};
 
 /// How the emulated service behaves. Defaults are the real quotas.
 #[derive(Debug, Clone)]
@@ -41,6 +43,8 @@ pub struct Settings {
     /// From GO_AWAY to the close (1 min).
     pub grace: Duration,
     pub ice: IceServers,
+    /// Rates of handshakes and messages; `None`, the default, lets tests be quicker than the service allows.
+    pub rates: Option<Rates>,
     /// Faults from the first call on.
     pub chaos: Chaos,
 }
@@ -55,6 +59,7 @@ impl Default for Settings {
             lifetime: Duration::from_secs(3600),
             grace: Duration::from_secs(60),
             ice: IceServers::default(),
+            rates: None,
             chaos: Chaos::default(),
         }
     }
@@ -63,6 +68,8 @@ impl Default for Settings {
 /// Where clients are sent: scheme, host and port, without a path.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
+    /// Host name of the ICE responder.
+    pub host: String,
     /// Base of the signaling sockets, `wss://127.0.0.1:8443`; the role is appended as `/m` or `/v`.
     pub sockets: String,
     /// Base of `GetIceServerConfig`, `https://127.0.0.1:8443`.
@@ -83,15 +90,15 @@ pub struct Kvs {
 }
 
 impl Kvs {
-    /// Starts the ICE responder on `ip`; signatures are checked when there is a `secret`. Sockets end with `stop`.
+    /// Starts the ICE responder on `udp` (another port if that one is taken); signatures are checked when there is a `secret`. Sockets end with `stop`.
     pub async fn start(
         settings: Settings,
-        secret: Option<Arc<str>>,
+        secret: Option<Secret>,
         endpoints: Endpoints,
-        ip: IpAddr,
+        udp: SocketAddr,
         stop: CancellationToken,
     ) -> std::io::Result<Arc<Self>> {
-        let ice = ice::Ice::start(&settings.ice, ip).await?;
+        let ice = ice::Ice::start(&settings.ice, &endpoints.host, udp).await?;
         let switches = chaos::Switches::default();
         switches.with(|chaos| chaos.clone_from(&settings.chaos));
         Ok(Arc::new(Self {
@@ -119,7 +126,7 @@ impl Kvs {
 
     /// Sends GO_AWAY to every socket; those still open after the grace are closed with 1001.
     pub fn go_away(&self) {
-        let close_at = Instant::now() + self.settings.grace;
+        let close_at = socket::after(Instant::now(), self.settings.grace);
         for channel in self.channels().iter() {
             channel.relay.notify(&frame::notice("GO_AWAY"), &self.counts);
             channel.relay.order_all(Order::CloseBy(close_at));

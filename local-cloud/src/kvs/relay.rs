@@ -221,6 +221,7 @@ fn expire(held: &mut VecDeque<Held>, now: Instant, counts: &Counts) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const TTL: Duration = Duration::from_secs(60);
 
@@ -347,5 +348,83 @@ mod tests {
         stage.say(&viewer("a"), "SDP_OFFER", "x", "b");
         let message = place.inbox.try_recv().expect("relayed to the master");
         assert_eq!(message.sender, ClientId::parse("a"));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Enter(Peer),
+        Leave(Peer),
+        Say { from: Peer, to: Peer, action: &'static str },
+        Wait(u64),
+    }
+
+    fn peer() -> impl Strategy<Value = Peer> {
+        prop_oneof![Just(Peer::Master), (0..3u8).prop_map(|n| viewer(&format!("v{n}")))]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let action = prop_oneof![Just("SDP_OFFER"), Just("SDP_ANSWER"), Just("ICE_CANDIDATE"), Just("ICE_CANDIDATE")];
+        prop_oneof![
+            2 => peer().prop_map(Step::Enter),
+            1 => peer().prop_map(Step::Leave),
+            6 => (peer(), peer(), action).prop_map(|(from, to, action)| Step::Say { from, to, action }),
+            1 => (1..40u64).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens, a message reaches only whom it is for, at most once, and in its sender's order.
+        #[test]
+        fn messages_keep_their_address_and_order(steps in proptest::collection::vec(step(), 0..80)) {
+            let mut stage = Stage::new();
+            let mut places: BTreeMap<Peer, Place> = BTreeMap::new();
+            let mut newest: BTreeMap<(Peer, String, String), usize> = BTreeMap::new();
+            let mut received: Vec<(Peer, Message)> = Vec::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Enter(peer) => {
+                        let place = stage.relay.reserve(peer.clone(), 10, &stage.counts).expect("room for three");
+                        let held = stage.relay.open(&peer, place.id, stage.now, &stage.counts);
+                        received.extend(held.into_iter().map(|message| (peer.clone(), message)));
+                        places.insert(peer, place);
+                    }
+                    Step::Leave(peer) => {
+                        if let Some(place) = places.remove(&peer) {
+                            stage.relay.leave(&peer, place.id);
+                        }
+                    }
+                    Step::Say { from, to, action } => {
+                        let name = match (&from, &to) {
+                            (Peer::Master, Peer::Viewer(id)) => id.as_str().to_owned(),
+                            (Peer::Master, Peer::Master) => continue,
+                            (Peer::Viewer(_), _) => String::new(),
+                        };
+                        let addressee = if name.is_empty() { "master" } else { &name };
+                        stage.say(&from, action, &format!("{addressee} {number}"), &name);
+                    }
+                    Step::Wait(seconds) => stage.now += Duration::from_secs(seconds),
+                }
+                for (peer, place) in &mut places {
+                    while let Ok(message) = place.inbox.try_recv() {
+                        received.push((peer.clone(), message));
+                    }
+                }
+            }
+            for (peer, message) in received {
+                let text = payload(&message);
+                let (addressee, number) = text.split_once(' ').expect("two words");
+                let name = match &peer {
+                    Peer::Master => "master",
+                    Peer::Viewer(id) => id.as_str(),
+                };
+                prop_assert_eq!(addressee, name);
+                prop_assert_eq!(message.sender.is_none(), peer != Peer::Master, "only viewers hear from a nameless sender");
+                let number: usize = number.parse().expect("a number");
+                let kind = if message.action.is_some_and(Action::is_sdp) { format!("{:?}", message.action) } else { "c".into() };
+                let sender = message.sender.map(|id| id.as_str().to_owned()).unwrap_or_default();
+                let before = newest.insert((peer, sender, kind), number);
+                prop_assert!(before.is_none_or(|before| before < number), "{:?} then {}", before, number);
+            }
+        }
     }
 }

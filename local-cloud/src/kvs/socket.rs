@@ -18,7 +18,8 @@ use http::{HeaderMap, Uri};
 use super::Kvs;
 use super::channels::Which;
 use super::chaos::{Chaos, Count};
-use super::frame::{self, ClientFrame, ClientId};
+use super::frame::{self, ClientFrame, ClientId, Refusal};
+use super::rates::Allowance;
 use super::relay::{Message, Order, Peer, Place, Relay};
 use crate::error::{AwsError, ErrorKind};
 use crate::sigv4;
@@ -29,6 +30,8 @@ const SOCKET_BUFFER: usize = 4096;
 const MAX_FRAME: usize = 128 * 1024;
 /// A peer that takes longer to accept a frame is gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a peer gets to answer a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Frames on their way while chaos delays them; past it the inbox fills up instead.
 const MAX_DEPARTURES: usize = 512;
 const GOING_AWAY: u16 = 1001;
@@ -93,7 +96,7 @@ impl Kvs {
         }
         if let Some(secret) = &self.gate.secret {
             let target = uri.path_and_query().map_or("/", |target| target.as_str());
-            let verified = sigv4::verify_query(secret, "GET", target, headers, SystemTime::now())
+            let verified = sigv4::verify_query(secret.as_str(), "GET", target, headers, SystemTime::now())
                 .map_err(|reason| denied(reason.to_string()))?;
             self.gate.check_service(&verified).map_err(|wrong| denied(wrong.message))?;
         }
@@ -102,29 +105,39 @@ impl Kvs {
             .ok_or_else(|| AwsError::invalid("X-Amz-ChannelARN is required"))?;
         let client_id = sigv4::query_parameter(query, "X-Amz-ClientId");
         let peer = match (role, client_id) {
-            (Role::Master, None) => Peer::Master,
-            (Role::Master, Some(_)) => return Err(AwsError::invalid("X-Amz-ClientId is for viewers only")),
+            // The endpoint gives the role; a client id means nothing to a master's.
+            (Role::Master, _) => Peer::Master,
             (Role::Viewer, None) => return Err(AwsError::invalid("X-Amz-ClientId is required")),
             (Role::Viewer, Some(id)) => Peer::Viewer(ClientId::parse(&id).ok_or_else(|| {
                 AwsError::invalid("X-Amz-ClientId must be 1 to 256 of [a-zA-Z0-9_.-] and not begin with AWS_")
             })?),
         };
         let place = {
+            let now = Instant::now();
             let mut channels = self.channels();
-            let channel =
-                channels.find_active(Which::Arn(&arn), Instant::now()).map_err(|refusal| match refusal.kind {
-                    // The handshake knows no ResourceInUse: a channel still in CREATING is not there yet.
-                    ErrorKind::ResourceInUse => AwsError::new(ErrorKind::ResourceNotFound, refusal.message),
-                    _ => refusal,
-                })?;
+            let channel = channels.find_active(Which::Arn(&arn), now).map_err(|refusal| {
+                // The handshake knows no ResourceInUse: a channel still in CREATING is not there yet.
+                let early = refusal.kind == ErrorKind::ResourceInUse;
+                AwsError { kind: if early { ErrorKind::ResourceNotFound } else { refusal.kind }, ..refusal }
+            })?;
+            if self.settings.rates.is_some_and(|rates| !channel.connects.take(rates.connects, now)) {
+                return Err(AwsError::new(ErrorKind::ClientLimitExceeded, "Rate exceeded"));
+            }
             channel.relay.reserve(peer.clone(), self.settings.max_viewers, &self.counts)?
         };
-        Ok(Seated { kvs: Arc::clone(self), arn, peer, place })
+        Ok(Seated { kvs: Arc::clone(self), arn, peer, place, allowance: Allowance::default() })
     }
 
     /// Passes one text frame on; gives the text to answer with, if any.
-    fn pass_on(&self, arn: &str, from: &Peer, text: &str) -> Option<String> {
-        let addressed = ClientFrame::parse(text).and_then(|frame| Relay::address(from, &frame));
+    fn pass_on(&self, arn: &str, from: &Peer, allowance: &mut Allowance, text: &str) -> Option<String> {
+        let now = Instant::now();
+        let addressed = ClientFrame::parse(text).and_then(|frame| {
+            if self.settings.rates.is_some_and(|rates| !allowance.take(&rates, frame.action, now)) {
+                let (kind, description) = (ErrorKind::ClientLimitExceeded, "Rate exceeded");
+                return Err(Refusal { kind, description, correlation_id: frame.correlation_id });
+            }
+            Relay::address(from, &frame)
+        });
         let (to, message) = match addressed {
             Ok(addressed) => addressed,
             Err(refusal) => {
@@ -138,7 +151,6 @@ impl Kvs {
             return None;
         }
         let twice = self.switches.take(|chaos| &mut chaos.duplicate_messages);
-        let now = Instant::now();
         let mut channels = self.channels();
         let Ok(channel) = channels.find_active(Which::Arn(arn), now) else {
             self.counts.add(Count::MessagesDropped);
@@ -163,6 +175,7 @@ struct Seated {
     arn: String,
     peer: Peer,
     place: Place,
+    allowance: Allowance,
 }
 
 impl Drop for Seated {
@@ -186,13 +199,16 @@ enum End {
 
 impl Seated {
     async fn serve(mut self, mut socket: WebSocket) {
-        self.kvs.counts.add(Count::SocketsOpened);
+        let kvs = Arc::clone(&self.kvs);
+        kvs.counts.add(Count::SocketsOpened);
         let end = self.pump(&mut socket).await;
-        if let End::Close(code, reason) = end {
-            let frame = CloseFrame { code, reason: reason.into() };
-            send(&mut socket, WsMessage::Close(Some(frame))).await;
+        // The seat is free before the goodbye, which may take a while.
+        drop(self);
+        match end {
+            End::Gone | End::Cut => {}
+            End::Close(code, reason) => close(&mut socket, code, reason).await,
         }
-        self.kvs.counts.add(Count::SocketsClosed);
+        kvs.counts.add(Count::SocketsClosed);
     }
 
     async fn pump(&mut self, socket: &mut WebSocket) -> End {
@@ -204,7 +220,7 @@ impl Seated {
         }
         let stop = self.kvs.stop.clone();
         let mut warned = false;
-        let end_of_life = opened + self.kvs.settings.lifetime;
+        let end_of_life = after(opened, self.kvs.settings.lifetime);
         let warn_at = end_of_life.checked_sub(self.kvs.settings.grace).unwrap_or(opened);
         loop {
             let now = Instant::now();
@@ -225,7 +241,7 @@ impl Seated {
                 Order::Close(reason) => return End::Close(GOING_AWAY, reason),
                 Order::Cut => return End::Cut,
             };
-            let idle_at = last_frame + self.kvs.settings.idle;
+            let idle_at = after(last_frame, self.kvs.settings.idle);
             let closing = close_by.map_or(end_of_life, |moment| moment.min(end_of_life));
             if now >= closing || now >= idle_at {
                 return End::Close(GOING_AWAY, "Going away");
@@ -264,10 +280,10 @@ impl Seated {
     }
 
     /// One frame from the peer; gives the text to answer with.
-    fn heard(&self, received: Option<Result<WsMessage, axum::Error>>) -> Result<Option<String>, End> {
+    fn heard(&mut self, received: Option<Result<WsMessage, axum::Error>>) -> Result<Option<String>, End> {
         match received {
             Some(Ok(WsMessage::Text(text))) if text.is_empty() => self.ignore(),
-            Some(Ok(WsMessage::Text(text))) => Ok(self.kvs.pass_on(&self.arn, &self.peer, &text)),
+            Some(Ok(WsMessage::Text(text))) => Ok(self.kvs.pass_on(&self.arn, &self.peer, &mut self.allowance, &text)),
             Some(Ok(WsMessage::Binary(_))) => self.ignore(),
             // The WebSocket layer answers pings by itself.
             Some(Ok(WsMessage::Ping(_) | WsMessage::Pong(_))) => Ok(None),
@@ -285,9 +301,27 @@ impl Seated {
     }
 }
 
+/// `start + wait`; a wait beyond all clocks becomes a year.
+pub(super) fn after(start: Instant, wait: Duration) -> Instant {
+    start.checked_add(wait).unwrap_or(start + Duration::from_secs(365 * 86_400))
+}
+
 /// False when the peer is gone or does not accept the frame in time.
 async fn send(socket: &mut WebSocket, message: WsMessage) -> bool {
     matches!(tokio::time::timeout(SEND_TIMEOUT, socket.send(message)).await, Ok(Ok(())))
+}
+
+/// Says goodbye and waits for the peer to do so too: leaving unread frames behind would reset the connection, and
+/// the peer would miss the close.
+async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
+    let frame = CloseFrame { code, reason: reason.into() };
+    if !send(socket, WsMessage::Close(Some(frame))).await {
+        return;
+    }
+    let answered = async { while let Some(Ok(_)) = socket.recv().await {} };
+    if tokio::time::timeout(CLOSE_TIMEOUT, answered).await.is_err() {
+        tracing::debug!("the peer did not answer the close");
+    }
 }
 
 /// Frames on their way to one socket, as late and as shuffled as chaos wants them.

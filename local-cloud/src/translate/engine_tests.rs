@@ -206,6 +206,22 @@ async fn a_stopped_program_is_noticed_by_the_watchdog() {
     assert_eq!(to_spanish(&translate, "The house is big.").await, Ok(expected));
 }
 
+#[tokio::test]
+async fn the_middle_of_a_sentence_does_not_begin_with_a_capital() {
+    let translate = apertium();
+    for (text, begins) in [("differs from most of the arts", 'd'), ("The house is old", 'L')] {
+        let answer = translate.engine.translate("en", "es", text).await.unwrap();
+        assert!(answer.starts_with(begins), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn characters_beyond_the_basic_plane_travel_through_untouched() {
+    let translate = apertium();
+    let answer = translate.engine.translate("en", "ca", "\u{1005C}[ the house \u{1F600}").await.unwrap();
+    assert!(answer.contains('\u{1005C}') && answer.contains('\u{1F600}') && answer.contains("casa"), "{answer}");
+}
+
 #[test]
 fn no_text_wedges_a_pipeline_or_leaks_into_the_next_answer() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use local_cloud::kvs::Count;
 use serde_json::json;
 
-use crate::harness::{Channel, Ended, browser, cloud, start};
+use crate::harness::{Channel, Ended, SECRET, browser, cloud, kinesis, start, until};
 
 const OFFER: &str = r#"{"action":"SDP_OFFER","messagePayload":"b2ZmZXI="}"#;
 const CANDIDATE: &str = r#"{"action":"ICE_CANDIDATE","messagePayload":"Yw=="}"#;
@@ -136,4 +136,26 @@ async fn faults_can_be_ordered_from_another_process() {
     assert_eq!(viewer.ended().await, Ended::Closed(1001));
     let wrong = client.post(&url).json(&json!({ "chaos": { "throtleCalls": 2 } })).send().await.expect("an answer");
     assert_eq!(wrong.status(), 400);
+}
+
+#[tokio::test]
+async fn fifty_channels_come_and_go_without_leaving_anything_behind() {
+    let cloud = start(|settings| settings.kvs.lifetime = Duration::MAX).await;
+    let kinesis = kinesis(&cloud, &cloud.http_url(), SECRET);
+    for round in 0..50 {
+        let channel = Channel::create(&cloud, &format!("s{round}")).await;
+        let (mut master, mut viewer) = (channel.master().await, channel.viewer("a").await);
+        viewer.say(OFFER).await;
+        master.hear().await;
+        match round % 3 {
+            0 => drop((master, viewer)),
+            1 => cloud.kvs().cut_sockets(),
+            _ => viewer.close().await,
+        }
+        kinesis.delete_signaling_channel().channel_arn(&channel.arn).send().await.expect("deleted");
+    }
+    let counts = cloud.kvs().counts();
+    until("every socket has ended", || counts.get(Count::SocketsClosed) == counts.get(Count::SocketsOpened)).await;
+    assert_eq!(counts.get(Count::SocketsOpened), 100);
+    assert!(cloud.kvs().channel_names().is_empty());
 }

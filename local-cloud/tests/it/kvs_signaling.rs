@@ -122,11 +122,9 @@ async fn refused_handshakes_say_why() {
     let unknown = channel.arn.replace("channel/s/", "channel/t/");
     let (status, kind, _) = refusal(presigned(&channel.master, &unknown, None, SECRET, now)).await;
     assert_eq!((status, kind.as_str()), (404, "ResourceNotFoundException"));
-    for (endpoint, client_id) in
-        [(&channel.viewer, None), (&channel.viewer, Some("AWS_x")), (&channel.master, Some("a"))]
-    {
-        let (status, kind, _) = refusal(channel.url(endpoint, client_id)).await;
-        assert_eq!((status, kind.as_str()), (400, "InvalidArgumentException"), "{endpoint} {client_id:?}");
+    for client_id in [None, Some("AWS_x"), Some("a%20b")] {
+        let (status, kind, _) = refusal(channel.url(&channel.viewer, client_id)).await;
+        assert_eq!((status, kind.as_str()), (400, "InvalidArgumentException"), "{client_id:?}");
     }
     channel.master().await;
 }
@@ -223,4 +221,21 @@ async fn a_socket_is_told_to_go_before_its_hour_is_over() {
     let mut master = channel.master().await;
     assert_eq!(master.hear().await, r#"{"messageType":"GO_AWAY"}"#);
     assert_eq!(master.ended().await, Ended::Closed(1001));
+}
+
+#[tokio::test]
+async fn rates_are_those_of_the_service_when_asked_for() {
+    let cloud =
+        start(|settings| settings.kvs.rates = Some(local_cloud::kvs::Rates { connects: 2, candidates: 20, sdp: 1 }))
+            .await;
+    let channel = Channel::create(&cloud, "s").await;
+    let mut viewer = channel.viewer("a").await;
+    channel.viewer("b").await;
+    let refused = channel.dial(&channel.url(&channel.viewer, Some("c"))).await.err().expect("refused");
+    assert_eq!((refused.status, refused.error_type.as_str()), (400, "ClientLimitExceededException"));
+    viewer.say(OFFER).await;
+    viewer.say(OFFER).await;
+    let status = viewer.hear_json().await;
+    assert_eq!(status["statusResponse"]["errorType"], "ClientLimitExceededException");
+    assert_eq!(status["statusResponse"]["correlationId"], "corr-1");
 }

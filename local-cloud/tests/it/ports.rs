@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use local_cloud::{CertificateError, LocalCloud, Settings, StartError};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Channel, browser, cloud, start};
+use crate::harness::{Channel, PATIENCE, browser, cloud, start};
 
 #[tokio::test]
 async fn browsers_may_call_from_any_page() {
@@ -46,13 +46,33 @@ async fn unknown_operations_are_refused_in_the_shape_of_aws() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_nothing_is_cut() {
+async fn clients_that_send_nothing_or_half_a_request_are_cut() {
+    let cloud = cloud().await;
+    let halves =
+        ["", "POST /descri", "P", "POST /describeSignalingChannel HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"];
+    let address = cloud.http_url().trim_start_matches("http://").to_owned();
+    let cut = halves.map(async |half| {
+        let mut client = tokio::net::TcpStream::connect(&address).await.expect("connected");
+        client.write_all(half.as_bytes()).await.expect("written");
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(40), client.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "no timeout came after {half:?}");
+    });
+    futures_util::future::join_all(cut).await;
+}
+
+#[tokio::test]
+async fn the_plain_port_speaks_http2_to_those_who_begin_with_it() {
     let cloud = cloud().await;
     let address = cloud.http_url().trim_start_matches("http://").to_owned();
-    let mut silent = tokio::net::TcpStream::connect(address).await.expect("connected");
-    let mut rest = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(30), silent.read_to_end(&mut rest)).await;
-    assert!(ended.is_ok(), "the header timeout never came");
+    let mut client = tokio::net::TcpStream::connect(address).await.expect("connected");
+    // In two parts: the version must not be decided too early. The nine bytes are an empty SETTINGS frame.
+    client.write_all(b"PR").await.expect("written");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.write_all(b"I * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("written");
+    let mut head = [0u8; 9];
+    tokio::time::timeout(PATIENCE, client.read_exact(&mut head)).await.expect("in time").expect("a frame");
+    assert_eq!(head[3], 4, "the server's first frame is SETTINGS");
 }
 
 #[tokio::test]

@@ -3,9 +3,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{SessionId, SpeakerId};
+use crate::ids::{ListenerId, SessionId, SpeakerId};
 use crate::record::{QualityTier, SignalingEndpoints};
 use crate::transcript::Word;
+use crate::wire::Role;
 
 fn lang(text: &str) -> Language {
     Language::parse(text).unwrap()

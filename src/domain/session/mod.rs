@@ -3,6 +3,8 @@
 //! [`Session`] composes smaller machines: [`Audience`] (who listens), [`Utterances`] (what was said) and one
 //! [`Track`] per target language in demand. Deliberately absent: sockets, queues, clocks, AWS.
 
+mod effect;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,7 +12,6 @@ use crate::audience::Audience;
 use crate::audio::MediaTime;
 use crate::counts::Count;
 use crate::error::{ErrorCode, Problem};
-use crate::ids::ListenerId;
 use crate::language::{Catalogue, Language};
 use crate::limits::ORPHAN_DEADLINE;
 use crate::record::{EndReason, SessionRecord, Status};
@@ -18,7 +19,9 @@ use crate::time::{Now, UnixMs};
 use crate::track::{Ask, Track, segment_id};
 use crate::transcript::Heard;
 use crate::utterance::{Transcript, Understood, Utterances};
-use crate::wire::{Caption, CaptionMode, GapReason, Role, ServerMessage};
+use crate::wire::{Caption, CaptionMode, GapReason, ServerMessage};
+
+pub use effect::{Effect, Input, To};
 
 /// Where the broadcast stands. `(status, speakerKvsConnected)` in the record is its stored shadow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,100 +32,6 @@ pub enum Phase {
     /// The speaker was here and is away.
     Interrupted,
     Ended,
-}
-
-#[derive(Debug)]
-pub enum Input {
-    Joined {
-        listener: ListenerId,
-        language: Language,
-        role: Role,
-    },
-    /// `cut`: the connection broke; otherwise the listener said goodbye.
-    Left {
-        listener: ListenerId,
-        cut: bool,
-    },
-    LanguageChanged {
-        listener: ListenerId,
-        language: Language,
-    },
-    /// The speaker's own word, by `kvs-status`.
-    SpeakerSays {
-        connected: bool,
-    },
-    /// The first frame of a (new) media connection, at this place of the capture clock.
-    MediaUp {
-        at: MediaTime,
-    },
-    MediaLost {
-        reason: &'static str,
-    },
-    /// A result of the recogniser, with times on the capture clock.
-    Heard(Heard),
-    /// The recogniser lost its state; `lost` is audio that cannot be replayed.
-    RecogniserRestarted {
-        lost: Option<(MediaTime, MediaTime)>,
-    },
-    /// The recogniser fails again and again (true), or answers again (false).
-    RecogniserDown(bool),
-    /// Audio that never reached the recogniser.
-    AudioLost {
-        from: MediaTime,
-        to: MediaTime,
-    },
-    Translated {
-        language: Language,
-        job: u64,
-        result: Option<String>,
-    },
-    End(EndReason),
-    /// After `End`: the recogniser has said its last word.
-    RecogniserFlushed,
-    /// A deadline of [`Session::deadline`] has come.
-    Tick,
-}
-
-/// To whom something is said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum To {
-    Everyone,
-    Language(Language),
-}
-
-#[derive(Debug, PartialEq)]
-pub enum Effect {
-    /// A partial: replaced by the next of its segment, never owed.
-    Show {
-        mode: CaptionMode,
-        caption: Caption,
-    },
-    /// A durable event: it gets its place in the log and reaches every listener it concerns, in every caption mode.
-    Append {
-        to: To,
-        message: ServerMessage,
-    },
-    /// Worth knowing now, not worth keeping.
-    Tell {
-        to: To,
-        message: ServerMessage,
-    },
-    Translate {
-        language: Language,
-        job: u64,
-        text: String,
-    },
-    /// Whether the ear should expect the speaker (true: try eagerly; false: the speaker said goodbye).
-    Expect {
-        speaker: bool,
-    },
-    /// Stop hearing, let the recogniser finish what it has.
-    Flush,
-    SaveConnected(bool),
-    SaveEnded(EndReason),
-    Count(Count, u64),
-    /// Nothing more will come; the session's task may end.
-    Finish(EndReason),
 }
 
 /// What a session is told about itself at birth.
@@ -550,5 +459,4 @@ fn gap(from: MediaTime, to: MediaTime, reason: GapReason, out: &mut Vec<Effect>)
 }
 
 #[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

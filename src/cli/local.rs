@@ -1,0 +1,162 @@
+//! `babelcast local`: the whole stack in one process, without an AWS account. The same server code as in production,
+//! pointed at `local-cloud` on loopback. Also what `demo` and the tests stand on.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use babelcast_domain::language::Language;
+use local_cloud::engine::pocketsphinx::PocketSphinx;
+use local_cloud::issuer::{Claims, IssuerError};
+use local_cloud::{LocalCloud, StartError};
+use url::Url;
+
+use crate::app::{App, AppError, DRAIN};
+use crate::config::{ConfigError, Settings};
+use crate::web::Token;
+use crate::{aws, telemetry};
+
+use super::stop_signal;
+
+/// How long the development token is good for.
+const TOKEN_LIFETIME_S: i64 = 24 * 3_600;
+
+/// Run everything on this machine: the API, the WebSocket, a local AWS with real offline engines, a token issuer
+#[derive(Debug, Clone, clap::Args)]
+pub struct LocalArgs {
+    /// Where the API and the WebSocket listen
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub bind: SocketAddr,
+    /// Where local-cloud listens for plain http and ws
+    #[arg(long, default_value = "127.0.0.1:4900")]
+    pub cloud_http: SocketAddr,
+    /// Where local-cloud listens for https and wss, under a development certificate
+    #[arg(long, default_value = "127.0.0.1:4943")]
+    pub cloud_https: SocketAddr,
+    /// Answer signaling endpoints as wss:// for clients that insist on it; they must trust the certificate
+    #[arg(long)]
+    pub tls_signaling: bool,
+    /// File that keeps the development certificate and its key from one start to the next
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+    /// Settings file, read over the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    #[error("local-cloud did not start: {0}")]
+    Cloud(#[from] StartError),
+    #[error("the recogniser did not start: {0}")]
+    Recogniser(#[from] local_cloud::engine::EngineError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("no token could be made: {0}")]
+    Issuer(#[from] IssuerError),
+}
+
+/// A local cloud and a babelcast that is pointed at it.
+pub struct Stack {
+    pub cloud: LocalCloud,
+    pub app: App,
+}
+
+impl Stack {
+    /// Starts both. `settings` is taken as it is, but for what must point at the local cloud.
+    pub async fn start(cloud: local_cloud::Settings, mut settings: Settings) -> Result<Stack, LocalError> {
+        let cloud = LocalCloud::start(cloud).await?;
+        let issuer = cloud.issuer();
+        settings.web.auth.issuer = issuer.url().to_owned();
+        settings.web.auth.jwks_url = Some(issuer.jwks_url().to_owned());
+        settings.web.auth.client_ids = vec![issuer.client_id().to_owned()];
+        settings.aws.region = Some("us-east-1".to_owned());
+        settings.aws.endpoint_url = Some(cloud.http_url());
+        settings.aws.credentials =
+            Some(aws::StaticCredentials { access_key: "local".to_owned(), secret_key: "local".to_owned() });
+        settings.live.local_candidates = true;
+        if let Some(translate) = cloud.translate() {
+            let targets = translate.languages().into_iter().filter_map(|code| Language::parse(code).ok());
+            settings.languages.targets = targets.collect();
+        }
+        settings.check()?;
+        let app = App::start(settings, Some(cloud.certificate_pem().as_bytes())).await?;
+        Ok(Stack { cloud, app })
+    }
+
+    pub fn url(&self) -> Url {
+        Url::parse(&self.app.url()).expect("a socket address makes a URL")
+    }
+
+    /// An access token for a speaker of this name.
+    pub fn token(&self, speaker: &str) -> Result<Token, IssuerError> {
+        let claims = Claims { sub: Some(speaker.to_owned()), expires_in: Some(TOKEN_LIFETIME_S), ..Claims::default() };
+        Ok(Token::new(&self.cloud.issuer().token(claims)?).expect("the issuer makes tokens"))
+    }
+
+    pub async fn stop(self, within: Duration) {
+        self.app.stop(within).await;
+        self.cloud.stop().await;
+    }
+}
+
+/// Settings of a local cloud with the real offline engines.
+pub fn with_real_engines() -> Result<local_cloud::Settings, LocalError> {
+    let recogniser = local_cloud::engine::Engine::PocketSphinx(PocketSphinx::start(None)?);
+    Ok(local_cloud::Settings {
+        plain_signaling: true,
+        transcribe: Some(local_cloud::transcribe::Settings::new(recogniser)),
+        translate: Some(local_cloud::translate::Settings::default()),
+        ..local_cloud::Settings::default()
+    })
+}
+
+/// Runs until Ctrl-C or SIGTERM; a second signal skips the goodbyes.
+pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
+    let mut settings = Settings::load(args.config.as_deref())?;
+    telemetry::start(&settings.log)?;
+    settings.web.bind = args.bind;
+    let cloud = local_cloud::Settings {
+        http: args.cloud_http,
+        https: args.cloud_https,
+        plain_signaling: !args.tls_signaling,
+        certificate_file: args.certificate,
+        ..with_real_engines()?
+    };
+    let stack = Stack::start(cloud, settings).await?;
+    print_welcome(&stack)?;
+    stop_signal().await;
+    eprintln!("stopping; once more to stop at once");
+    tokio::select! {
+        () = stack.stop(DRAIN) => {}
+        () = stop_signal() => {}
+    }
+    Ok(())
+}
+
+fn print_welcome(stack: &Stack) -> Result<(), LocalError> {
+    let token = stack.token("local-speaker")?;
+    let url = stack.app.url();
+    println!("babelcast is running on this machine alone; nothing leaves it.");
+    println!();
+    println!("  API and WebSocket   {url}  ({}/ws)", url.replacen("http", "ws", 1));
+    println!("  local AWS           {}  {}", stack.cloud.http_url(), stack.cloud.https_url());
+    println!("  token issuer        {}", stack.cloud.issuer().url());
+    println!("  speech              PocketSphinx (Amazon Transcribe in production)");
+    println!("  translation         Apertium (Amazon Translate in production)");
+    println!();
+    println!("Speak, in another terminal (the token is good for 24 h):");
+    println!();
+    println!("  export BABELCAST_URL={url} BABELCAST_TOKEN={}", token.reveal());
+    println!("  babelcast speak --file demo/printing.wav");
+    println!();
+    println!("Listen, in a third, with the session's name that `speak` prints:");
+    println!();
+    println!("  babelcast listen <session> --to es --url {url}");
+    println!();
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Listening, serving and stopping: the life of the doors.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{any, get, post, put};
+use babelcast_domain::counts::{Count, Counts};
+use babelcast_domain::language::Catalogue;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tower_http::cors::{Any, CorsLayer};
+
+use super::auth::Tokens;
+use super::error::Refusal;
+use super::{House, Settings, access, echo, health, sessions, socket};
+use crate::live::Sessions;
+
+/// Why the doors stay shut.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{0}")]
+    Settings(String),
+    #[error("cannot listen on {bind}: {error}")]
+    Bind { bind: SocketAddr, error: io::Error },
+    #[error("the client for the token issuer's keys: {0}")]
+    Client(reqwest::Error),
+}
+
+/// The open doors. Dropping them cuts every connection; [`Doors::close`] says goodbye first.
+pub struct Doors {
+    local_addr: SocketAddr,
+    pub(super) house: Arc<House>,
+    accepting: AbortOnDropHandle<()>,
+    _cut: DropGuard,
+}
+
+impl Doors {
+    /// Binds first, so that whoever holds the result can already be connected to, and serves until closed or until
+    /// `stop` is cancelled.
+    ///
+    /// # Errors
+    /// A setting that makes no sense, or an address that cannot be had.
+    pub async fn open(
+        settings: Settings,
+        sessions: Arc<Sessions>,
+        catalogue: Arc<Catalogue>,
+        counts: Arc<Counts>,
+        stop: &CancellationToken,
+    ) -> Result<Doors, OpenError> {
+        settings.check().map_err(OpenError::Settings)?;
+        let bind = settings.bind;
+        let listener = TcpListener::bind(bind).await.map_err(|error| OpenError::Bind { bind, error })?;
+        let local_addr = listener.local_addr().map_err(|error| OpenError::Bind { bind, error })?;
+        let tokens = Tokens::new(&settings.auth, Arc::clone(&counts))?;
+        let cut = CancellationToken::new();
+        let house = Arc::new(House {
+            settings,
+            sessions,
+            catalogue,
+            counts,
+            tokens,
+            stop: stop.child_token(),
+            cut: cut.clone(),
+            tasks: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+        });
+        let accepting = tokio::spawn(accept(listener, router(&house), Arc::clone(&house)));
+        tracing::info!(%local_addr, "doors open");
+        Ok(Doors { local_addr, house, accepting: AbortOnDropHandle::new(accepting), _cut: cut.drop_guard() })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Turns `/health/ready`, while everything else goes on: the load balancer looks elsewhere first.
+    pub fn drain(&self) {
+        self.house.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Accepts nothing more, tells every socket `goAway` (close code 1001), lets requests finish, and after `grace` cuts
+    /// what is left. Returns whether everybody left in time.
+    pub async fn close(self, grace: Duration) -> bool {
+        self.house.stop.cancel();
+        self.house.tasks.close();
+        let Doors { house, mut accepting, .. } = self;
+        let everybody = async {
+            let _ = (&mut accepting).await;
+            house.tasks.wait().await;
+        };
+        let in_time = timeout(grace, everybody).await.is_ok();
+        if !in_time {
+            tracing::warn!(left = house.tasks.len(), "connections cut: they did not end in time");
+            house.cut.cancel();
+            accepting.abort();
+            house.tasks.wait().await;
+        }
+        in_time
+    }
+}
+
+fn router(house: &Arc<House>) -> Router {
+    let mut router = Router::new()
+        .route("/sessions", post(sessions::create))
+        .route("/sessions/{id}", get(sessions::show).delete(sessions::end))
+        .route("/sessions/{id}/kvs-status", put(sessions::set_kvs_status))
+        .route("/sessions/{id}/kvs-connection", post(sessions::connection))
+        .route("/languages", get(health::languages))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/ws", get(socket::open));
+    if house.settings.echo_route {
+        router = router.route("/ws/echo", any(echo::open));
+    }
+    // One list of origins comes with the configuration for production; no cookie is ever read, so that a foreign page
+    // can do nothing in a visitor's name.
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("idempotency-key"),
+            access::REQUEST_ID,
+        ])
+        .expose_headers([header::LOCATION, header::RETRY_AFTER, access::REQUEST_ID])
+        .max_age(Duration::from_secs(3_600));
+    router
+        .fallback(|| async { Refusal::of_http(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::of_http(StatusCode::METHOD_NOT_ALLOWED, "this path takes other methods; see the `Allow` header")
+        })
+        .layer(from_fn_with_state(Arc::clone(house), access::catch_panic))
+        .layer(cors)
+        .layer(from_fn(access::log))
+        .with_state(Arc::clone(house))
+}
+
+async fn accept(listener: TcpListener, router: Router, house: Arc<House>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = house.stop.cancelled() => break,
+            Some(ended) = connections.join_next() => reap(ended, &house),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, router.clone(), Arc::clone(&house)));
+                }
+                // Out of file descriptors, or a peer gone before we looked: open connections live on, new ones wait.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while let Some(ended) = connections.join_next().await {
+        reap(ended, &house);
+    }
+}
+
+fn reap(ended: Result<(), JoinError>, house: &House) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        house.counts.one(Count::Panics);
+        tracing::error!("a connection panicked");
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router, house: Arc<House>) {
+    let _ = stream.set_nodelay(true);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(house.settings.timeouts.header).max_buf_size(32 << 10);
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = house.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        // Cut lines, timeouts and garbage: daily bread, and none of it ours.
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
