@@ -36,7 +36,10 @@ impl House {
     }
 
     pub async fn open_with(change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
-        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut settings = Settings::load(None).unwrap();
         settings.web.bind = ([127, 0, 0, 1], 0).into();
