@@ -32,9 +32,11 @@ use crate::certificate::Certificate;
 pub use crate::certificate::CertificateError;
 use crate::error::{AwsError, ErrorKind};
 use crate::issuer::Issuer;
+use crate::json_rpc::JsonRpc;
 use crate::kvs::Kvs;
 use crate::signed::Gate;
 pub use crate::signed::Secret;
+use crate::transcribe::Transcribe;
 use crate::translate::Translate;
 
 /// How long [`LocalCloud::stop`] waits for sockets and calls to end by themselves.
@@ -59,7 +61,7 @@ pub struct Settings {
     pub issuer: issuer::Settings,
     /// `None`: no Translate.
     pub translate: Option<translate::Settings>,
-    /// `None`: no Transcribe.
+    /// `None`: no Transcribe. Its own secret is overwritten by the one above.
     pub transcribe: Option<transcribe::Settings>,
 }
 
@@ -106,7 +108,7 @@ pub struct LocalCloud {
     issuer: Arc<Issuer>,
     kvs: Arc<Kvs>,
     translate: Option<Arc<Translate>>,
-    transcribe: Option<Arc<transcribe::Transcribe>>,
+    transcribe: Option<Arc<Transcribe>>,
     stop: CancellationToken,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -116,6 +118,10 @@ impl LocalCloud {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let secret = settings.secret;
         let translate = settings.translate.as_ref().map(Translate::new).transpose()?.map(Arc::new);
+        let transcribe = settings.transcribe.map(|own| {
+            let secret = secret.as_ref().map(|secret| Arc::from(secret.as_str()));
+            Arc::new(Transcribe::new(transcribe::Settings { secret, ..own }))
+        });
         let certificate = match &settings.certificate_file {
             Some(path) => Certificate::keep(path, &settings.host)?,
             None => Certificate::make(&settings.host)?,
@@ -124,7 +130,7 @@ impl LocalCloud {
         let (plain_port, http) = bind(settings.http).await?;
         let (tls_port, https) = bind(settings.https).await?;
         let host = settings.host;
-        let base = |scheme: &str, address: SocketAddr| format!("{scheme}://{}", authority(&host, address.port()));
+        let base = |scheme: &str, address: SocketAddr| base_url(scheme, &host, address.port());
         let endpoints = match settings.plain_signaling {
             true => kvs::Endpoints { host: host.clone(), sockets: base("ws", http), calls: base("http", http) },
             false => kvs::Endpoints { host: host.clone(), sockets: base("wss", https), calls: base("https", https) },
@@ -137,54 +143,39 @@ impl LocalCloud {
         // Finding an RSA key is work for a thread of its own.
         let issuer = tokio::task::spawn_blocking(move || Issuer::new(settings.issuer, &issuer_base));
         let issuer = issuer.await.unwrap_or(Err(issuer::IssuerError::Key))?;
-        let mut router = Router::new().merge(Arc::clone(&kvs).router()).merge(Arc::clone(&issuer).router());
-        if let Some(translate) = &translate {
-            let gate = Gate { secret, service: "translate" };
-            let routes = Arc::clone(translate).router().merge(json_rpc::router(Arc::clone(translate)));
-            router = router.merge(routes.route_layer(axum::middleware::from_fn_with_state(gate, signed::guard)));
-        }
-        let transcribe = settings.transcribe.map(transcribe::Transcribe::new).map(Arc::new);
-        if let Some(transcribe) = &transcribe {
-            router = router.merge(Arc::clone(transcribe).router());
-        }
-        let router = router.fallback(unknown).layer(axum::middleware::from_fn(serve::dress));
+        let parts = Parts {
+            kvs: Arc::clone(&kvs),
+            issuer: Arc::clone(&issuer),
+            rpc: JsonRpc { translate: translate.clone(), transcribe: transcribe.clone(), secret },
+        };
+        let router = parts.router();
         let tasks = vec![
             tokio::spawn(serve::accept(plain_port, None, router.clone(), stop.clone())),
             tokio::spawn(serve::accept(tls_port, Some(tls), router, stop.clone())),
         ];
         let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-        Ok(Self {
-            http,
-            https,
-            host,
-            certificate_pem: certificate.pem,
-            issuer,
-            kvs,
-            translate,
-            transcribe,
-            stop,
-            tasks,
-        })
+        let certificate_pem = certificate.pem;
+        Ok(Self { http, https, host, certificate_pem, issuer, kvs, translate, transcribe, stop, tasks })
     }
 
     /// `http://127.0.0.1:<port>`: endpoint URL for every AWS client.
     pub fn http_url(&self) -> String {
-        format!("http://{}", authority(&self.host, self.http.port()))
+        base_url("http", &self.host, self.http.port())
     }
 
     /// `https://127.0.0.1:<port>`, under the development certificate.
     pub fn https_url(&self) -> String {
-        format!("https://{}", authority(&self.host, self.https.port()))
+        base_url("https", &self.host, self.https.port())
     }
 
     /// `ws://127.0.0.1:<port>`: base of the plain signaling sockets (`/m`, `/v`).
     pub fn ws_url(&self) -> String {
-        format!("ws://{}", authority(&self.host, self.http.port()))
+        base_url("ws", &self.host, self.http.port())
     }
 
     /// `wss://127.0.0.1:<port>`: base of the signaling sockets under TLS.
     pub fn wss_url(&self) -> String {
-        format!("wss://{}", authority(&self.host, self.https.port()))
+        base_url("wss", &self.host, self.https.port())
     }
 
     /// The development certificate, PEM, for a client's list of trusted roots.
@@ -206,7 +197,7 @@ impl LocalCloud {
     }
 
     /// `None` when the settings named none.
-    pub fn transcribe(&self) -> Option<&Arc<transcribe::Transcribe>> {
+    pub fn transcribe(&self) -> Option<&Arc<Transcribe>> {
         self.transcribe.as_ref()
     }
 
@@ -233,6 +224,29 @@ impl Drop for LocalCloud {
     }
 }
 
+/// What answers on both ports.
+struct Parts {
+    kvs: Arc<Kvs>,
+    issuer: Arc<Issuer>,
+    rpc: JsonRpc,
+}
+
+impl Parts {
+    fn router(self) -> Router {
+        let mut router = Router::new().merge(self.kvs.router()).merge(self.issuer.router());
+        if let Some(translate) = &self.rpc.translate {
+            let gate = Gate { secret: self.rpc.secret.clone(), service: "translate" };
+            let guard = axum::middleware::from_fn_with_state(gate, signed::guard);
+            router = router.merge(Arc::clone(translate).router().route_layer(guard));
+        }
+        if let Some(transcribe) = &self.rpc.transcribe {
+            // Signs its frames too, so it looks at signatures itself.
+            router = router.merge(Arc::clone(transcribe).router());
+        }
+        router.merge(self.rpc.router()).fallback(unknown).layer(axum::middleware::from_fn(serve::dress))
+    }
+}
+
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Bind { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -240,14 +254,41 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
     Ok((listener, bound))
 }
 
-/// `host:port`, an IPv6 address in brackets.
-pub(crate) fn authority(host: &str, port: u16) -> String {
+/// `scheme://host:port` without the scheme's own port: AWS's C SDK takes no port in a URL (and so needs 443), and
+/// clients that drop the port from `Host` would have signed another host.
+fn base_url(scheme: &str, host: &str, port: u16) -> String {
+    let own = match scheme {
+        "http" | "ws" => 80,
+        _ => 443,
+    };
+    match port == own {
+        true => format!("{scheme}://{}", bracketed(host)),
+        false => format!("{scheme}://{}:{port}", bracketed(host)),
+    }
+}
+
+/// The host as it stands in a URL: an IPv6 address in brackets.
+pub(crate) fn bracketed(host: &str) -> String {
     match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
-        Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        Ok(IpAddr::V4(_)) | Err(_) => host.to_owned(),
     }
 }
 
 async fn unknown() -> AwsError {
     AwsError::new(ErrorKind::UnknownOperation, "local-cloud does not know this operation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_the_port_only_where_it_is_not_the_schemes_own() {
+        assert_eq!(base_url("wss", "localhost", 443), "wss://localhost");
+        assert_eq!(base_url("https", "::1", 443), "https://[::1]");
+        assert_eq!(base_url("https", "127.0.0.1", 80), "https://127.0.0.1:80");
+        assert_eq!(base_url("ws", "127.0.0.1", 80), "ws://127.0.0.1");
+        assert_eq!(base_url("http", "::1", 4900), "http://[::1]:4900");
+    }
 }

@@ -2,11 +2,16 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
-use local_cloud::{LocalCloud, Secret, Settings, issuer, kvs, translate};
+use local_cloud::engine::Engine;
+use local_cloud::engine::pocketsphinx::PocketSphinx;
+use local_cloud::engine::scripted::{Script, Scripted};
+use local_cloud::engine::tones::Tones;
+use local_cloud::{LocalCloud, Secret, Settings, issuer, kvs, transcribe, translate};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// AWS's wire protocols for babelcast, on this machine, without an AWS account.
@@ -38,6 +43,12 @@ struct Options {
     /// Hold clients to the service's rates: 3 handshakes a second a channel, 20 candidates and 5 SDP a second a socket.
     #[arg(long)]
     rates: bool,
+    /// What recognises speech: PocketSphinx's Debian package, words coded as tones, a given script, or no Transcribe.
+    #[arg(long, value_enum, default_value_t = Recogniser::Pocketsphinx)]
+    engine: Recogniser,
+    /// What every stream hears with `--engine scripted`: lines of `<from ms> <until ms> <text>`.
+    #[arg(long, value_name = "FILE", required_if_eq("engine", "scripted"))]
+    script: Option<PathBuf>,
     /// What translates: Apertium's Debian packages, marked texts without any engine, or no Translate at all.
     #[arg(long, value_enum, default_value_t = Translator::Apertium)]
     translator: Translator,
@@ -47,6 +58,42 @@ struct Options {
     /// App client id of the tokens.
     #[arg(long, default_value = "babelcast-local")]
     client_id: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Recogniser {
+    Pocketsphinx,
+    Tones,
+    Scripted,
+    Off,
+}
+
+impl Recogniser {
+    fn settings(self, script: Option<&Path>) -> Result<Option<transcribe::Settings>, Box<dyn std::error::Error>> {
+        let engine = match self {
+            Self::Pocketsphinx => Engine::PocketSphinx(PocketSphinx::start(None)?),
+            Self::Tones => Engine::Tones(Tones),
+            Self::Scripted => {
+                let text = script.map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+                Engine::Scripted(Arc::new(Scripted::same(read_script(&text)?)))
+            }
+            Self::Off => return Ok(None),
+        };
+        Ok(Some(transcribe::Settings::new(engine)))
+    }
+}
+
+fn read_script(text: &str) -> Result<Script, String> {
+    let mut lines = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let mut parts = line.splitn(3, ' ');
+        let times = (parts.next().map(str::parse), parts.next().map(str::parse), parts.next());
+        let (Some(Ok(from)), Some(Ok(until)), Some(said)) = times else {
+            return Err(format!("the script's line {line:?} is not `<from ms> <until ms> <text>`"));
+        };
+        lines.push((from, until, said));
+    }
+    Ok(Script::of(&lines))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -100,6 +147,7 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
             ..issuer::Settings::default()
         },
         translate: options.translator.settings(),
+        transcribe: options.engine.settings(options.script.as_deref())?,
     })
     .await?;
     let mut out = std::io::stdout().lock();
@@ -110,6 +158,9 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     writeln!(out, "client id    {}", cloud.issuer().client_id())?;
     writeln!(out, "tokens       POST {}/dev/token", cloud.http_url())?;
     writeln!(out, "chaos        POST {}/dev/kvs", cloud.http_url())?;
+    if let Some(transcribe) = cloud.transcribe() {
+        writeln!(out, "recogniser   {}", transcribe.engine().name())?;
+    }
     if let Some(translate) = cloud.translate() {
         writeln!(out, "languages    en to {}", translate.languages().join(" "))?;
     }

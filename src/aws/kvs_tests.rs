@@ -110,7 +110,8 @@ async fn presigned_urls_open_signaling_sockets() {
 
 #[tokio::test]
 async fn a_wrong_secret_is_denied() {
-    let settings = local_cloud::Settings { secret: Some("another".to_owned().into()), ..local_cloud::Settings::default() };
+    let settings =
+        local_cloud::Settings { secret: Some("another".to_owned().into()), ..local_cloud::Settings::default() };
     let cloud = LocalCloud::start(settings).await.unwrap();
     let clients = fake::clients(&cloud.http_url(), Settings::default()).await;
     let error = kvs::create_channel(&clients, "session-a", TTL, &[]).await.unwrap_err();

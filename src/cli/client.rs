@@ -71,7 +71,7 @@ impl ClientError {
         match self {
             ClientError::Unreachable { .. } | ClientError::Silent => true,
             ClientError::Refused(problem) => problem.code.retryable(),
-            ClientError::Closed { code, .. } => !matches!(code, 1002 | 1003 | 1007..=1009 | 4400..=4404 | 4409),
+            ClientError::Closed { code, .. } => !matches!(code, 1000 | 1002 | 1003 | 1007..=1009 | 4400..=4404 | 4409),
             ClientError::Url(_) | ClientError::Protocol(_) | ClientError::GaveUp { .. } => false,
         }
     }

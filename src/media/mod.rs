@@ -7,6 +7,7 @@ mod mic;
 pub mod opus;
 pub mod order;
 mod peer;
+mod repeat;
 pub mod socket;
 mod talk;
 pub mod viewer;

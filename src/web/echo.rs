@@ -18,7 +18,7 @@ pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> R
         loop {
             let heard = tokio::select! {
                 heard = line.hear() => heard,
-                () = stop.cancelled() => return line.close(1001, "going away").await,
+                () = stop.cancelled() => return Box::pin(line.close(1001, "going away")).await,
             };
             let said = match heard {
                 Heard::Text(text) => line.say(text).await,
@@ -26,7 +26,7 @@ pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> R
                 Heard::End(end) => Err(end),
             };
             if let Err(end) = said {
-                return line.end(end).await;
+                return Box::pin(line.end(end)).await;
             }
         }
     })

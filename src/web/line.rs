@@ -100,13 +100,15 @@ where
     let (timeouts, counts) = (house.settings.timeouts.clone(), Arc::clone(&house.counts));
     let upgrade = hyper::upgrade::on(&mut request);
     let cut = house.cut.clone();
-    house.tasks.spawn(cut.run_until_cancelled_owned(async move {
-        let Ok(Ok(upgraded)) = timeout(timeouts.write, upgrade).await else {
+    house.tasks.spawn(async move {
+        let Some(Ok(Ok(upgraded))) = cut.run_until_cancelled(timeout(timeouts.write, upgrade)).await else {
             tracing::debug!("a socket was gone before it was open");
             return;
         };
-        serve(Line::new(upgraded, timeouts, counts, max_message_bytes).await).await;
-    }));
+        // Boxed, because futures that pass through several hands are copied into each.
+        let serving = Box::pin(serve(Line::new(upgraded, timeouts, counts, max_message_bytes).await));
+        cut.run_until_cancelled(serving).await;
+    });
     Ok(response)
 }
 
@@ -202,7 +204,7 @@ impl Line {
         let raw = self.socket.get_mut();
         let emptied = async {
             raw.shutdown().await?;
-            let mut waste = [0; 4_096];
+            let mut waste = vec![0; BUFFER_BYTES]; // not in the future: every socket would carry it
             while raw.read(&mut waste).await? > 0 {}
             std::io::Result::Ok(())
         };

@@ -128,7 +128,8 @@ impl From<End> for Over {
 
 impl Visit {
     async fn run(mut self, arrival: Arrival) {
-        let over = match self.enter(arrival).await {
+        // Boxed: what is needed once, or seldom, is not carried by the task of every listener for hours.
+        let over = match Box::pin(self.enter(arrival)).await {
             Ok(()) => self.stay().await,
             Err(over) => over,
         };
@@ -140,10 +141,10 @@ impl Visit {
             }
         }
         match over {
-            Over::Ended(end) => self.line.end(end).await,
+            Over::Ended(end) => Box::pin(self.line.end(end)).await,
             Over::Close(code, reason) => {
                 tracing::debug!(code, reason, "socket closed");
-                self.line.close(code, reason).await;
+                Box::pin(self.line.close(code, reason)).await;
             }
         }
     }
@@ -227,7 +228,7 @@ impl Visit {
                     Delivery::Text(bytes) => self.pass_on(bytes).await,
                     Delivery::Close { code, reason } => return Over::Close(code, reason),
                 },
-                heard = self.line.hear() => self.handle(heard).await,
+                heard = self.line.hear() => Box::pin(self.handle(heard)).await,
                 () = self.stop.cancelled() => return self.go_away().await,
             };
             if let Err(over) = done {

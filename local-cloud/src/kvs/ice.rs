@@ -50,7 +50,7 @@ impl Ice {
                     Ok(socket) => socket,
                     Err(_) => UdpSocket::bind((wanted.ip(), 0)).await?,
                 };
-                let authority = crate::authority(host, socket.local_addr()?.port());
+                let authority = format!("{}:{}", crate::bracketed(host), socket.local_addr()?.port());
                 let passwords = turn::Passwords::new();
                 let task = AbortOnDropHandle::new(tokio::spawn(turn::respond(socket, passwords.clone())));
                 Ok(Self::Refusing { authority, passwords, _task: task })

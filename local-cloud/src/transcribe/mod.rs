@@ -27,6 +27,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use chaos::{Break, Chaos, Counts, How, Refuse, When};
@@ -97,6 +98,8 @@ pub struct Transcribe {
     next: AtomicU64,
     /// Who holds a session id: the stream's number, and what ends it.
     sessions: Mutex<BTreeMap<String, (u64, CancellationToken)>>,
+    /// The streams' tasks; those that ended are let go when the next one starts.
+    tasks: Mutex<JoinSet<()>>,
     on_audio: RwLock<Option<OnAudio>>,
     on_event: RwLock<Option<OnEvent>>,
 }
@@ -110,6 +113,7 @@ impl Transcribe {
             vocabularies: Vocabularies::default(),
             next: AtomicU64::new(0),
             sessions: Mutex::default(),
+            tasks: Mutex::default(),
             on_audio: RwLock::default(),
             on_event: RwLock::default(),
         }
@@ -162,6 +166,12 @@ impl Transcribe {
     /// Sets who is told of events as they leave; it runs in the stream's task and must be quick.
     pub fn on_event(&self, observer: OnEvent) {
         *self.on_event.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
+    }
+
+    fn own(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     async fn open(self: Arc<Self>, request: Request) -> Result<Response, Refused> {

@@ -89,6 +89,7 @@ impl Options {
             }
         };
         put("content-type", "application/vnd.amazon.eventstream");
+        put("x-amzn-request-id", &uuid());
         put("x-amzn-transcribe-session-id", &self.session);
         put("x-amzn-transcribe-language-code", &self.language);
         put("x-amzn-transcribe-sample-rate", &self.rate.to_string());

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Clock, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::caption::{Caption, Captions, heartbeat};
 use super::chain::Chain;
@@ -29,7 +29,13 @@ const OUT_QUEUE: usize = 32;
 /// A client that does not read for so long is gone.
 const SEND_LIMIT: Duration = Duration::from_secs(20);
 
-/// Starts the stream's task and gives the response body, which owns it: when the connection drops the body, the task
+/// How long a stream that has ended goes on taking audio it throws away. Over HTTP/1.1 a connection closed on unread
+/// audio is reset, and the client loses what it was told last.
+const LINGER: Duration = Duration::from_secs(1);
+/// The same before a cut, which is a reset all the same.
+const LINGER_CUT: Duration = Duration::from_millis(50);
+
+/// Starts the stream's task and gives the response body. When the connection drops the body before its end, the task
 /// and the recogniser end.
 pub(super) fn open(
     transcribe: Arc<Transcribe>,
@@ -55,18 +61,19 @@ pub(super) fn open(
         idle_at: now + transcribe.settings.idle,
         end_at: now + transcribe.settings.max_duration,
         beat_at: now,
-        ended: false,
         seat,
         transcribe,
     };
-    let task = AbortOnDropHandle::new(tokio::spawn(stream.run()));
-    Ok(Body::from_stream(Answer { events, _task: task }))
+    let gone = CancellationToken::new();
+    let answer = Answer { events, _gone: gone.clone().drop_guard() };
+    stream.transcribe.clone().own(stream.run(gone));
+    Ok(Body::from_stream(answer))
 }
 
 /// The response body.
 struct Answer {
     events: mpsc::Receiver<io::Result<Bytes>>,
-    _task: AbortOnDropHandle<()>,
+    _gone: DropGuard,
 }
 
 impl futures_util::Stream for Answer {
@@ -171,39 +178,59 @@ struct Stream {
     idle_at: Clock,
     end_at: Clock,
     beat_at: Clock,
-    ended: bool,
 }
 
 impl Stream {
-    async fn run(mut self) {
-        let end = loop {
-            if let Err(end) = self.step().await {
-                break end;
-            }
+    async fn run(mut self, gone: CancellationToken) {
+        let end = tokio::select! {
+            end = self.until_end() => end,
+            () = gone.cancelled() => End::Gone,
         };
-        self.ended = true;
         let counters = &self.transcribe.counters;
-        let last = match end {
-            End::Done => None,
+        let (last, linger) = match end {
+            End::Done => (None, LINGER),
             End::Gone => {
                 count(&counters.abandoned);
-                None
+                return;
             }
             End::Exception(kind, message) => {
                 count(&counters.exceptions);
                 tracing::info!(stream = self.seat.number, exception = kind.name(), message, "a stream failed");
-                Some(Ok(exception(kind.name(), &message))).filter(|_| !self.transcribe.switches.silent())
+                (Some(Ok(exception(kind.name(), &message))).filter(|_| !self.transcribe.switches.silent()), LINGER)
             }
             End::Broken(how) => {
                 count(&counters.broken);
                 tracing::info!(stream = self.seat.number, ?how, "a stream is broken off on demand");
-                last_words(how)
+                (last_words(how), if how == How::Cut { LINGER_CUT } else { LINGER })
             }
         };
-        if let Some(last) = last {
-            // Whether it still arrives is up to the client.
-            let _ = tokio::time::timeout(SEND_LIMIT, self.out.send(last)).await;
+        self.leave(last, linger).await;
+    }
+
+    async fn until_end(&mut self) -> End {
+        loop {
+            if let Err(end) = self.step().await {
+                return end;
+            }
         }
+    }
+
+    /// Gives up seat and recogniser, says the last words, and throws away what audio still comes.
+    async fn leave(self, last: Option<io::Result<Bytes>>, linger: Duration) {
+        let Stream { out, mut input, seat, heard, audio, .. } = self;
+        drop((seat, heard, audio));
+        let cut = matches!(last, Some(Err(_)));
+        let say = async move {
+            if cut {
+                tokio::time::sleep(linger).await;
+            }
+            if let Some(last) = last {
+                // Whether it still arrives is up to the client.
+                let _ = tokio::time::timeout(SEND_LIMIT, out.send(last)).await;
+            }
+        };
+        let drain = async { while let Some(Ok(_)) = input.body.frame().await {} };
+        let _ = tokio::time::timeout(linger * 2, async { tokio::join!(say, drain) }).await;
     }
 
     /// Waits for the next thing to happen and does what it asks for.
@@ -233,7 +260,14 @@ impl Stream {
                 self.feed();
                 Ok(())
             }
-            Happened::Said(event) => self.take(event?),
+            Happened::Said(event) => {
+                let first = self.audio_bytes == 0;
+                self.take(event?)?;
+                match first && self.audio_bytes > 0 {
+                    true => self.send(transcript_event(&heartbeat())).await,
+                    false => Ok(()),
+                }
+            }
         }
     }
 
@@ -332,15 +366,6 @@ impl Stream {
                 tracing::info!(stream = self.seat.number, "a client does not read its events: dropped");
                 Err(End::Gone)
             }
-        }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // The connection dropped the response before the stream ended.
-        if !self.ended {
-            count(&self.transcribe.counters.abandoned);
         }
     }
 }

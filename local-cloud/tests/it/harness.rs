@@ -40,7 +40,7 @@ pub fn credentials(secret: &str) -> Credentials {
 }
 
 /// An HTTP client that trusts only the development certificate.
-fn trusting(cloud: &LocalCloud) -> aws_sdk_kinesisvideo::config::SharedHttpClient {
+pub fn trusting(cloud: &LocalCloud) -> aws_sdk_kinesisvideo::config::SharedHttpClient {
     let store = TrustStore::empty().with_pem_certificate(cloud.certificate_pem().as_bytes());
     let context = TlsContext::builder().with_trust_store(store).build().expect("a TLS context");
     aws_smithy_http_client::Builder::new()

@@ -7,4 +7,5 @@ mod kvs_calls;
 mod kvs_faults;
 mod kvs_signaling;
 mod ports;
+mod transcribe;
 mod translate;

@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 pub struct Network {
     percent: u32,
     burst: u32,
+    seed: u64,
     state: Arc<State>,
 }
 
@@ -24,12 +25,17 @@ struct State {
 
 impl Network {
     pub fn losing(percent: u32) -> Network {
-        Network { percent, burst: 1, state: Arc::default() }
+        Network { percent, burst: 1, seed: 1, state: Arc::default() }
     }
 
     /// The same share of loss, in runs of this many packets.
     pub fn in_bursts_of(self, burst: u32) -> Network {
         Network { burst, ..self }
+    }
+
+    /// Other losses of the same share.
+    pub fn by_dice(self, seed: u64) -> Network {
+        Network { seed, ..self }
     }
 
     pub fn swallow_all(&self, swallow: bool) {
@@ -73,7 +79,7 @@ impl Network {
 
     fn run(&self, proxy: &UdpSocket, viewer: SocketAddr) {
         proxy.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let (mut dice, mut losing) = (StdRng::seed_from_u64(u64::from(self.percent)), 0);
+        let (mut dice, mut losing) = (StdRng::seed_from_u64(self.seed), 0);
         let (mut master, mut packet) = (None, [0; 2_000]);
         while let Ok((length, from)) = proxy.recv_from(&mut packet) {
             // The master's sockets on other interfaces would need a mapping each, as in a real NAT; one is enough.

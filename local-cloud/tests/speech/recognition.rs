@@ -1,0 +1,138 @@
+//! The real recogniser on real recordings. Skips, with a printed reason, where either is missing.
+
+use std::path::{Path, PathBuf};
+
+use aws_sdk_transcribestreaming::types::{Item, LanguageCode, PartialResultsStability};
+use local_cloud::engine::Engine;
+use local_cloud::engine::pocketsphinx::PocketSphinx;
+use local_cloud::transcribe::Settings;
+use local_cloud::wer::word_errors;
+
+use crate::harness::{Said, Server, Talk, serve};
+
+/// The directory of recordings beside the project, if it is there.
+fn recordings() -> Option<PathBuf> {
+    let places = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|p| p.join("shared/data"));
+    let found = places.into_iter().find(|p| p.join("asr/lj-001-0001.wav").is_file());
+    if found.is_none() {
+        eprintln!("skipped: no recordings in shared/data beside the project");
+    }
+    found
+}
+
+/// A server with the real engine, and the recordings.
+async fn real() -> Option<(Server, PathBuf)> {
+    let recordings = recordings()?;
+    match PocketSphinx::start(None) {
+        Ok(engine) => Some((serve(Settings::new(Engine::PocketSphinx(engine))).await, recordings)),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// Samples of a 16 kHz mono WAV, and its transcript.
+fn read(path: &Path) -> (Vec<i16>, String) {
+    let bytes = std::fs::read(path).unwrap();
+    let pcm = bytes[44..].chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
+    (pcm, std::fs::read_to_string(path.with_extension("txt")).unwrap())
+}
+
+fn stabilised(
+    server: &Server,
+    level: PartialResultsStability,
+) -> aws_sdk_transcribestreaming::operation::start_stream_transcription::builders::StartStreamTranscriptionFluentBuilder
+{
+    server.request().enable_partial_results_stabilization(true).partial_results_stability(level)
+}
+
+/// What a client was promised never changes: neither text nor times, up to and including the final.
+fn check_promises(said: &Said) -> usize {
+    let mut promised: Vec<Item> = Vec::new();
+    let (mut segment, mut promises) = (String::new(), 0);
+    for result in &said.results {
+        if result.result_id() != Some(&segment) {
+            (segment, promised) = (result.result_id().unwrap().to_owned(), Vec::new());
+        }
+        let items = result.alternatives()[0].items();
+        let face = |item: &Item| (item.content().unwrap().to_owned(), item.start_time, item.end_time);
+        assert!(items.len() >= promised.len(), "{promised:?} became {items:?}");
+        for (old, new) in promised.iter().zip(items) {
+            assert_eq!((face(old), new.stable()), (face(new), Some(true)));
+        }
+        promised = items.iter().take_while(|item| item.stable() == Some(true)).cloned().collect();
+        if result.is_partial {
+            promises = promises.max(promised.len());
+        } else {
+            assert_eq!(promised.len(), items.len(), "all of a final is stable");
+        }
+    }
+    promises
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_sentence_is_mostly_understood_and_promises_are_kept() {
+    let Some((server, recordings)) = real().await else { return };
+    let (mut pcm, text) = read(&recordings.join("asr/lj-001-0001.wav"));
+    pcm.extend([0; 12_000]);
+    let talk = Talk::open(stabilised(&server, PartialResultsStability::High)).await.unwrap();
+    let said = talk.run(&pcm).await;
+    said.end.as_ref().unwrap();
+    let errors = word_errors(&text, &said.text());
+    assert!(errors.rate() <= 0.35, "{errors:?}: {}", said.text());
+    assert!(check_promises(&said) > 5, "words are promised while the sentence grows");
+    assert!(said.text().starts_with(char::is_uppercase) && said.text().ends_with('.'));
+    let first = &said.results[0];
+    assert!(first.is_partial && first.start_time < 0.3, "{first:?}");
+    let last = said.results.last().unwrap().alternatives()[0].items();
+    assert!(last.iter().zip(&last[1..]).all(|(a, b)| a.end_time <= b.start_time + 0.011), "{last:?}");
+    assert!((last.last().unwrap().end_time - 9.5).abs() < 0.4, "times are those of the recording");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn continuous_reading_is_cut_into_utterances_without_losing_words() {
+    let Some((server, recordings)) = real().await else { return };
+    let (pcm, text) = read(&recordings.join("long/long-lj.wav"));
+    let pcm = &pcm[..16_000 * 36];
+    let talk = Talk::open(stabilised(&server, PartialResultsStability::High)).await.unwrap();
+    let said = talk.run(pcm).await;
+    check_promises(&said);
+    // 36 s are the first 83 words or so.
+    let reference = text.split_whitespace().take(83).collect::<Vec<_>>().join(" ");
+    let errors = word_errors(&reference, &said.text());
+    assert!(errors.rate() <= 0.35, "{errors:?}: {}", said.text());
+    let finals: Vec<_> = said.results.iter().filter(|r| !r.is_partial).collect();
+    assert!(finals.len() >= 3 && finals.iter().all(|f| f.end_time - f.start_time <= 12.5), "{:?}", said.finals());
+    assert!(finals.windows(2).all(|f| f[0].end_time <= f[1].start_time + 0.2), "segments do not overlap");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vocabulary_made_from_the_script_brings_the_words_out() {
+    let Some((server, recordings)) = real().await else { return };
+    let (pcm, text) = read(&recordings.join("asr/lj-001-0005.wav"));
+    let body = serde_json::json!({
+        "VocabularyName": "talk", "LanguageCode": "en-US", "Phrases": [text, "xyzzyplugh"],
+    });
+    let made = server.transcribe.json_rpc("CreateVocabulary", body.to_string().as_bytes());
+    assert_eq!(made.status().as_u16(), 200);
+    let talk = Talk::open(server.request().vocabulary_name("talk")).await.unwrap();
+    assert_eq!(talk.output.vocabulary_name(), Some("talk"));
+    let said = talk.run(&pcm).await;
+    let errors = word_errors(&text, &said.text());
+    assert!(errors.rate() <= 0.2, "{errors:?}: {}", said.text());
+}
+
+#[tokio::test]
+async fn a_language_the_engine_does_not_know_is_refused() {
+    let Some((server, _)) = real().await else { return };
+    let refused = Talk::open(server.request().language_code(LanguageCode::DeDe)).await.err().unwrap();
+    assert!(format!("{refused:?}").contains("BadRequestException"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn digital_silence_gives_no_results() {
+    let Some((server, _)) = real().await else { return };
+    let said = server.open().await.run(&[0; 16_000 * 5]).await;
+    assert!(said.results.is_empty() && said.end.is_ok() && said.heartbeats > 0);
+}
