@@ -3,12 +3,14 @@
 
 #![no_main]
 
+use std::io::Cursor;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use babelcast_domain::signaling::exchange::{Exchange, MAX_CANDIDATES, Step};
 use babelcast_domain::signaling::{self, CandidatePolicy, MAX_FRAME, Message, Received, Sdp};
 use libfuzzer_sys::fuzz_target;
+use rtc_sdp::SessionDescription;
 
 const CLIENT: &str = "viewer-1";
 
@@ -74,7 +76,7 @@ fuzz_target!(|input: Input<'_>| {
                     assert!(!answered && !failed, "one answer, while the attempt lives");
                     answered = true;
                     assert_eq!(sdp.check(), Ok(()));
-                    candidates_of(&sdp).for_each(|line| allowed(line, policy));
+                    candidates_of(&sdp).for_each(|line| allowed(&line, policy));
                 }
                 Step::Add(candidate) => {
                     assert!(answered, "no candidate before the answer");
@@ -107,23 +109,28 @@ fn description(sdp: &Sdp) {
     for policy in [CandidatePolicy::PRODUCTION, CandidatePolicy::LOCAL] {
         let (clean, _) = sdp.without_refused(&policy);
         assert_eq!(clean.without_refused(&policy), (clean.clone(), Vec::new()), "clean is clean");
-        candidates_of(&clean).for_each(|line| allowed(line, policy));
+        candidates_of(&clean).for_each(|line| allowed(&line, policy));
         assert_eq!(clean.username_fragment(), sdp.username_fragment());
         assert_eq!(clean.sends_media(), sdp.sends_media());
     }
     let _ = sdp.opus_payload_type();
 }
 
-fn candidates_of(sdp: &Sdp) -> impl Iterator<Item = &str> {
-    // As a library that knows no mercy would find them.
-    sdp.as_str().split(['\r', '\n']).filter(|line| line.trim().starts_with("a=candidate:"))
+/// The candidates as the WebRTC library reads them; it may read nothing at all.
+fn candidates_of(sdp: &Sdp) -> impl Iterator<Item = String> {
+    let read = SessionDescription::unmarshal(&mut Cursor::new(sdp.as_str().as_bytes())).ok();
+    let all = read.into_iter().flat_map(|read| {
+        let media = read.media_descriptions.into_iter().flat_map(|media| media.attributes);
+        read.attributes.into_iter().chain(media)
+    });
+    all.filter(|attribute| attribute.is_ice_candidate()).filter_map(|attribute| attribute.value)
 }
 
-/// Says again, in other words, what a candidate may be.
+/// Says again, in other words, what a candidate may be; words are parted as the library parts them.
 fn allowed(line: &str, policy: CandidatePolicy) {
     assert_eq!(CandidatePolicy::LOCAL.check(line), Ok(()), "who may from far may from near");
     assert_eq!(policy.check(line), Ok(()));
-    let address: IpAddr = line.split_ascii_whitespace().nth(4).expect("an address").parse().expect("no names");
+    let address: IpAddr = line.split_whitespace().nth(4).expect("an address").parse().expect("no names");
     let address = address.to_canonical();
     assert!(!address.is_unspecified() && !address.is_multicast());
     match address {
