@@ -233,6 +233,17 @@ fn a_session_without_speaker_is_abandoned_and_an_old_one_expires() {
 }
 
 #[test]
+fn a_tick_never_leaves_its_own_deadline_behind() {
+    for away in [1_800_000, 86_400_000] {
+        let mut stage = Stage::new();
+        stage.wait(away);
+        stage.give(Input::Tick);
+        let next = stage.session.deadline(stage.now).unwrap();
+        assert!(next > stage.now.mono, "the actor would spin until the end is flushed");
+    }
+}
+
+#[test]
 fn an_unsupported_language_is_answered_with_what_is_supported() {
     let stage = Stage::new();
     let problem = stage.session.resolve(Some("tlh")).unwrap_err();
