@@ -276,7 +276,7 @@ fn a_master_whose_plug_is_pulled_is_lost_within_two_seconds() {
         eprintln!("quiet after {quiet:?}, {lost:?} {took:?} later");
         assert_eq!(lost, Event::Lost(Lost::Path));
         // Promised: 2 s. The rest is for a machine that runs everything else at the same time.
-        assert!(quiet + took < Duration::from_secs(3), "{quiet:?} + {took:?}");
+        assert!(quiet + took < Duration::from_secs(4), "{quiet:?} + {took:?}");
     });
 }
 
@@ -453,7 +453,7 @@ async fn a_black_hole_is_noticed_and_the_next_attempt_gets_through() {
     network.swallow_all(true);
     let (lost, took) = event(&mut hearing, |event| matches!(event, Event::Lost(_))).await;
     eprintln!("{lost:?} after {took:?}");
-    assert!(took < Duration::from_secs(3));
+    assert!(took < Duration::from_secs(4));
     drop(hearing);
     let start = Instant::now();
     let Err(error) = stage.hear("srv-a-2").await else { panic!() };
