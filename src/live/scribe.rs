@@ -71,6 +71,8 @@ enum Ended {
     Flushed,
 }
 
+/// A stream whose time has come waits so long for a pause; then it is changed in mid-sentence.
+const ROTATE_GRACE: Duration = Duration::from_secs(300);
 /// A stream that leaves so much audio untaken is as good as dead.
 const MAX_BACKLOG: MediaTime = MediaTime::from_millis(25_000);
 
@@ -281,7 +283,7 @@ impl Scribe {
         }
         let age = stream.opened.elapsed();
         let pause = feed.quiet() >= MediaTime::from_millis(300);
-        let overdue = age >= self.patience.rotate_after + self.patience.rotate_after / 50;
+        let overdue = age >= self.patience.rotate_after + ROTATE_GRACE;
         (age >= self.patience.rotate_after && (pause || overdue)).then_some(Ended::Rotated)
     }
 

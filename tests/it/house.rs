@@ -1,7 +1,7 @@
 //! The harness: a whole house in this process. Real server, real sockets, a real WebRTC speaker, `local-cloud` with
 //! engines whose answers are known: words are tones in the audio, a translation is the text behind a mark.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use babelcast::cli::client::{ClientError, Listener, Wish};
@@ -26,6 +26,36 @@ use tokio::time::{Instant, timeout};
 pub const PATIENCE: Duration = Duration::from_secs(40);
 const RATE: u32 = 16_000;
 
+/// Everything this process has logged at INFO and above; `RUST_LOG` shows it on the terminal instead.
+pub static LOG: Mutex<String> = Mutex::new(String::new());
+
+struct Capture;
+
+impl std::io::Write for Capture {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().unwrap().push_str(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start_log() {
+    let _ = match std::env::var_os("RUST_LOG") {
+        Some(_) => tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init(),
+        None => tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(|| Capture)
+            .try_init(),
+    };
+}
+
 pub struct House {
     pub stack: Stack,
 }
@@ -36,10 +66,7 @@ impl House {
     }
 
     pub async fn open_with(change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_test_writer()
-            .try_init();
+        start_log();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut settings = Settings::load(None).unwrap();
         settings.web.bind = ([127, 0, 0, 1], 0).into();

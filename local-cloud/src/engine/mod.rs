@@ -131,6 +131,8 @@ pub enum EngineError {
     /// The library or its model is absent. The text names the packages to install.
     #[error("{what} not found; install the Debian packages: {packages}")]
     NotInstalled { what: String, packages: &'static str },
+    #[error("the model's feature settings cannot be read or copied: {0}")]
+    Model(#[source] std::io::Error),
     #[error("the recogniser failed: {0}")]
     Failed(&'static str),
     #[error("cannot write the vocabulary's language model: {0}")]

@@ -117,7 +117,7 @@ impl Apertium {
                 return Ok(original.to_owned());
             }
         }
-        Ok(text)
+        Ok(begin_alike(original, text))
     }
 
     pub fn pipelines(&self) -> Pipelines {
@@ -146,6 +146,23 @@ impl Apertium {
             }
         }
         routes
+    }
+}
+
+/// Apertium begins some answers with a capital as if each were a sentence. A piece that began in lower case goes on
+/// in lower case: it is the middle of somebody's sentence.
+fn begin_alike(text: &str, answer: String) -> String {
+    let lower = text.chars().find(|c| c.is_alphabetic()).is_some_and(char::is_lowercase);
+    match answer.char_indices().find(|(_, c)| c.is_alphabetic()) {
+        Some((at, first)) if lower && first.is_uppercase() => {
+            let rest = &answer[at + first.len_utf8()..];
+            // An abbreviation stays one.
+            if rest.chars().next().is_some_and(char::is_uppercase) {
+                return answer;
+            }
+            format!("{}{}{rest}", &answer[..at], first.to_lowercase())
+        }
+        Some(_) | None => answer,
     }
 }
 

@@ -120,8 +120,8 @@ async fn apertium_speaks_the_languages_of_the_demo() {
 #[tokio::test]
 async fn a_clause_without_full_stop_gets_none() {
     let translate = apertium();
-    assert_eq!(to_spanish(&translate, "the house").await.unwrap(), "La casa");
-    assert_eq!(to_spanish(&translate, "the house,").await.unwrap(), "La casa,");
+    assert_eq!(to_spanish(&translate, "the house").await.unwrap(), "la casa");
+    assert_eq!(to_spanish(&translate, "the house,").await.unwrap(), "la casa,");
     assert_eq!(to_spanish(&translate, "Is it the house?").await.unwrap().chars().last(), Some('?'));
 }
 
@@ -158,7 +158,7 @@ async fn hostile_text_comes_through_and_leaves_no_trace() {
     for nothing_to_say in [" ", "\0", "~", "\u{a0}\n"] {
         assert_eq!(to_spanish(&translate, nothing_to_say).await.as_deref(), Ok(nothing_to_say));
     }
-    assert_eq!(to_spanish(&translate, r"a^b$ [c] {d} <e> \ / @f").await.unwrap(), r"Un^b$ [c] {d} <e> \ / @f");
+    assert_eq!(to_spanish(&translate, r"a^b$ [c] {d} <e> \ / @f").await.unwrap(), r"un^b$ [c] {d} <e> \ / @f");
     assert_eq!(translate.pipelines().deaths + translate.pipelines().timeouts, 0);
 }
 
@@ -204,6 +204,22 @@ async fn a_stopped_program_is_noticed_by_the_watchdog() {
     signal(modes.processes()[3], "STOP");
     assert_eq!(to_spanish(&translate, "The house is big.").await, Err(EngineError::TimedOut));
     assert_eq!(to_spanish(&translate, "The house is big.").await, Ok(expected));
+}
+
+#[tokio::test]
+async fn the_middle_of_a_sentence_does_not_begin_with_a_capital() {
+    let translate = apertium();
+    for (text, begins) in [("differs from most of the arts", 'd'), ("The house is old", 'L')] {
+        let answer = translate.engine.translate("en", "es", text).await.unwrap();
+        assert!(answer.starts_with(begins), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn characters_beyond_the_basic_plane_travel_through_untouched() {
+    let translate = apertium();
+    let answer = translate.engine.translate("en", "ca", "\u{1005C}[ the house \u{1F600}").await.unwrap();
+    assert!(answer.contains('\u{1005C}') && answer.contains('\u{1F600}') && answer.contains("casa"), "{answer}");
 }
 
 #[test]

@@ -270,6 +270,11 @@ async fn receive(output: &mut ChildStdout) -> io::Result<Vec<u8>> {
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
+        if c > '\u{FFFF}' {
+            // lttoolbox stumbles over some of these; a format block travels through it untouched.
+            escaped.push_str(&format!("[U+{:X}]", u32::from(c)));
+            continue;
+        }
         if matches!(c, '^' | '$' | '@' | '/' | '<' | '>' | '[' | ']' | '{' | '}' | '\\' | '~') {
             escaped.push('\\');
         }
@@ -285,7 +290,11 @@ fn clean(answer: &str, ended: bool) -> String {
     while let Some(c) = chars.next() {
         match c {
             '\\' => plain.extend(chars.next()),
-            '[' => while chars.next().is_some_and(|inside| inside != ']') {},
+            '[' => {
+                let block: String = chars.by_ref().take_while(|inside| *inside != ']').collect();
+                let code = block.strip_prefix("U+").and_then(|code| u32::from_str_radix(code, 16).ok());
+                plain.extend(code.and_then(char::from_u32));
+            }
             _ => plain.push(c),
         }
     }

@@ -23,14 +23,14 @@ pub struct Reader {
     /// The text under way.
     pub partial: String,
     pub finals: Vec<String>,
-    /// From the last sound of the newest word to the moment its stable text was here.
+    /// From the last sound of the newest word to the moment it was on the screen, while a sentence grew.
     pub shown: Samples,
     /// From the last sound of a sentence to the moment its final was here.
     pub finished: Samples,
     /// From the first sound of the first word to the first text.
     pub first: Option<Duration>,
     pub untranslated: usize,
-    stable: (String, usize),
+    segment: String,
 }
 
 impl Reader {
@@ -43,15 +43,11 @@ impl Reader {
         let since = |ms: u64| at.saturating_duration_since(capture_zero + Duration::from_millis(ms));
         self.first.get_or_insert_with(|| since(caption.start_ms));
         let lag = since(caption.end_ms);
-        let key = (caption.segment_id.clone(), caption.stable_chars);
-        let grew = key.0 != self.stable.0 || key.1 > self.stable.1;
-        if grew && caption.stable_chars > 0 && !caption.is_final && caption.stable_chars == caption.text.chars().count()
-        {
+        let news = caption.segment_id != self.segment || caption.text.len() > self.partial.len();
+        if news && !caption.is_final {
             self.shown.note(lag.as_micros() as u64);
         }
-        if grew {
-            self.stable = key;
-        }
+        self.segment.clone_from(&caption.segment_id);
         if !caption.is_final {
             self.partial.clone_from(&caption.text);
             return Seen::Growing;
