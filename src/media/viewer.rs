@@ -122,7 +122,7 @@ pub async fn connect(attempt: Attempt, counts: Arc<Counts>, stop: CancellationTo
         Err(ViewerError::Stopped) => {}
         Err(error) => {
             counts.one(Count::ViewerFailed);
-            tracing::info!(%error, "no media from the speaker");
+            tracing::debug!(%error, "no media from the speaker");
         }
     }
     result
