@@ -1,10 +1,11 @@
 //! The real recogniser on real recordings. Skips, with a printed reason, where either is missing.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
 use aws_sdk_transcribestreaming::types::{Item, LanguageCode, PartialResultsStability};
-use local_cloud::engine::Engine;
 use local_cloud::engine::pocketsphinx::PocketSphinx;
+use local_cloud::engine::{Engine, EngineError};
 use local_cloud::transcribe::Settings;
 use local_cloud::wer::word_errors;
 
@@ -23,14 +24,17 @@ fn recordings() -> Option<PathBuf> {
 /// A server with the real engine, and the recordings.
 async fn real() -> Option<(Server, PathBuf)> {
     let recordings = recordings()?;
-    match PocketSphinx::start(None) {
-        Ok(engine) => Some((serve(Settings::new(Engine::PocketSphinx(engine))).await, recordings)),
+    match ENGINE.as_ref() {
+        Ok(engine) => Some((serve(Settings::new(Engine::PocketSphinx(engine.clone()))).await, recordings)),
         Err(error) => {
             eprintln!("skipped: {error}");
             None
         }
     }
 }
+
+/// One for all tests: each would load a decoder to keep ready.
+static ENGINE: LazyLock<Result<Arc<PocketSphinx>, EngineError>> = LazyLock::new(|| PocketSphinx::start(None));
 
 /// Samples of a 16 kHz mono WAV, and its transcript.
 fn read(path: &Path) -> (Vec<i16>, String) {
