@@ -42,6 +42,17 @@ pub struct LocalArgs {
     /// Settings file, read over the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What recognises and translates; `none` leaves both out: sessions and signaling work, captions do not come
+    #[arg(long, value_enum, default_value_t)]
+    pub engines: Engines,
+}
+
+/// What stands behind the local Transcribe and Translate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Engines {
+    #[default]
+    Real,
+    None,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,15 +131,19 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     let mut settings = Settings::load(args.config.as_deref())?;
     telemetry::start(&settings.log)?;
     settings.web.bind = args.bind;
+    let engines = match args.engines {
+        Engines::Real => with_real_engines()?,
+        Engines::None => local_cloud::Settings::default(),
+    };
     let cloud = local_cloud::Settings {
         http: args.cloud_http,
         https: args.cloud_https,
         plain_signaling: !args.tls_signaling,
         certificate_file: args.certificate,
-        ..with_real_engines()?
+        ..engines
     };
     let stack = Stack::start(cloud, settings).await?;
-    print_welcome(&stack)?;
+    print_welcome(&stack, args.engines)?;
     stop_signal().await;
     eprintln!("stopping; once more to stop at once");
     tokio::select! {
@@ -138,7 +153,7 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     Ok(())
 }
 
-fn print_welcome(stack: &Stack) -> Result<(), LocalError> {
+fn print_welcome(stack: &Stack, engines: Engines) -> Result<(), LocalError> {
     let token = stack.token("local-speaker")?;
     let url = stack.app.url();
     println!("babelcast is running on this machine alone; nothing leaves it.");
@@ -146,8 +161,12 @@ fn print_welcome(stack: &Stack) -> Result<(), LocalError> {
     println!("  API and WebSocket   {url}  ({}/ws)", url.replacen("http", "ws", 1));
     println!("  local AWS           {}  {}", stack.cloud.http_url(), stack.cloud.https_url());
     println!("  token issuer        {}", stack.cloud.issuer().url());
-    println!("  speech              PocketSphinx (Amazon Transcribe in production)");
-    println!("  translation         Apertium (Amazon Translate in production)");
+    let (speech, translation) = match engines {
+        Engines::Real => ("PocketSphinx", "Apertium"),
+        Engines::None => ("none", "none"),
+    };
+    println!("  speech              {speech} (Amazon Transcribe in production)");
+    println!("  translation         {translation} (Amazon Translate in production)");
     println!();
     println!("Speak, in another terminal (the token is good for 24 h):");
     println!();

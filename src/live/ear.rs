@@ -3,7 +3,7 @@
 //! [`babelcast_domain::signaling::viewer`] decides when to try; this shell tries, puts every frame on the session's one
 //! capture clock, measures its level and hands it to the scribe's queue. It never waits for anybody downstream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use babelcast_domain::audio::{MediaTime, Origin, PcmFrame};
@@ -59,9 +59,13 @@ pub struct Ear {
     /// The speaker's last word on whether it is connected; `None` while it has said nothing.
     pub expect: watch::Receiver<Option<bool>>,
     pub meter: Arc<Meter>,
+    /// The channel's viewer endpoints, asked for once and again only after a failure: the service limits the calls.
+    pub endpoints: KnownEndpoints,
     /// Numbers the first attempt: seconds since 1970, so that no client id is used twice over restarts.
     pub first_attempt: u64,
 }
+
+pub type KnownEndpoints = Arc<Mutex<Option<Endpoints>>>;
 
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
@@ -171,9 +175,15 @@ impl Ear {
     fn attempt(&self, client_id: String, stop: CancellationToken) -> impl Future<Output = Outcome> + Send + 'static {
         let clients = Arc::clone(&self.clients);
         let (arn, policy, tls) = (self.channel_arn.clone(), self.policy, Arc::clone(&self.tls));
-        let counts = Arc::clone(&self.meter.counts);
+        let (counts, known) = (Arc::clone(&self.meter.counts), Arc::clone(&self.endpoints));
         async move {
-            let Endpoints { wss, https } = kvs::endpoints(&clients, &arn, Role::Viewer).await?;
+            // Taken out, and put back when the socket could be opened there: a stale one is not used twice.
+            let cached = known.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let endpoints = match cached {
+                Some(endpoints) => endpoints,
+                None => kvs::endpoints(&clients, &arn, Role::Viewer).await?,
+            };
+            let Endpoints { wss, https } = endpoints.clone();
             let ice_servers = kvs::ice_servers(&clients, &arn, &https, &client_id).await?;
             let url = clients.presign_viewer(&wss, &arn, &client_id).await?.into_string();
             let ice_servers = ice_servers.into_iter().map(|server| IceServer {
@@ -182,7 +192,11 @@ impl Ear {
                 credential: server.credential.unwrap_or_default(),
             });
             let attempt = Attempt { url, client_id, ice_servers: ice_servers.collect(), policy, tls };
-            Ok(viewer::connect(attempt, counts, stop).await?)
+            let outcome = viewer::connect(attempt, counts, stop).await;
+            if !matches!(outcome, Err(ViewerError::Socket(_))) {
+                *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoints);
+            }
+            Ok(outcome?)
         }
     }
 

@@ -158,7 +158,7 @@ impl Actor {
             }
             self.publish_snapshot();
             if let Some(reason) = self.finished {
-                self.fanout.close_all(1000, "session ended");
+                self.fanout.close_all(4404, "session ended");
                 return reason;
             }
         }

@@ -358,6 +358,7 @@ impl Sessions {
             events: ear_sender,
             expect: expected,
             meter: Arc::clone(meter),
+            endpoints: Arc::default(),
             first_attempt: now.wall.as_secs(),
         };
         let scribe = Scribe {

@@ -96,8 +96,8 @@ impl Settings {
         if !(5..=120).contains(&self.message_ttl.as_secs()) {
             return Err("live.message_ttl_ms must be 5000 to 120000, as KVS allows".into());
         }
-        if self.session_ttl < Duration::from_secs(60) {
-            return Err("live.session_ttl_ms must be 60000 at least".into());
+        if self.session_ttl < Duration::from_secs(1) {
+            return Err("live.session_ttl_ms must be 1000 at least".into());
         }
         if self.sessions_per_speaker == 0 {
             return Err("live.sessions_per_speaker must be 1 at least".into());

@@ -9,16 +9,17 @@ use bytes::{Buf, Bytes, BytesMut};
 
 /// The longest frame taken: a second of the fastest audio (48 kHz stereo) is 192,000 bytes; this leaves room to say
 /// what is wrong with a longer one.
-pub(super) const MAX_FRAME: usize = 256 * 1024;
+pub const MAX_FRAME: usize = 256 * 1024;
 
 /// Collects bytes and cuts them into frames. Holds at most [`MAX_FRAME`] bytes and one piece of the body.
 #[derive(Default)]
-pub(super) struct FrameReader {
+pub struct FrameReader {
     buffer: BytesMut,
 }
 
+/// Why bytes are no frame, or a frame means nothing here.
 #[derive(Debug, PartialEq, thiserror::Error)]
-pub(super) enum FrameError {
+pub enum FrameError {
     #[error("a frame of {0} bytes is longer than {MAX_FRAME}")]
     TooLong(usize),
     #[error("a frame does not parse: {0}")]
@@ -28,12 +29,16 @@ pub(super) enum FrameError {
 }
 
 impl FrameReader {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    /// Takes the next piece of the body, of any length.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole frame, if there is one.
-    pub(super) fn next(&mut self) -> Result<Option<Message>, FrameError> {
+    ///
+    /// # Errors
+    /// [`FrameError`]; the stream has no place to go on from after it.
+    pub fn next(&mut self) -> Result<Option<Message>, FrameError> {
         let Some(mut head) = self.buffer.get(..4) else { return Ok(None) };
         let length = head.get_u32() as usize;
         if length > MAX_FRAME {
@@ -48,7 +53,7 @@ impl FrameReader {
     }
 
     /// Whether bytes of an unfinished frame are left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
@@ -60,7 +65,7 @@ impl FrameReader {
 
 /// What a client's frame means.
 #[derive(Debug, PartialEq)]
-pub(super) enum ClientEvent {
+pub enum ClientEvent {
     Audio(Bytes),
     /// The empty frame: no more audio comes.
     End,
@@ -74,7 +79,10 @@ pub(super) fn is_signed(frame: &Message) -> bool {
 }
 
 /// Unwraps a frame of either style.
-pub(super) fn client_event(frame: &Message) -> Result<ClientEvent, FrameError> {
+///
+/// # Errors
+/// [`FrameError`], of the inner frame or of an event of no known type.
+pub fn client_event(frame: &Message) -> Result<ClientEvent, FrameError> {
     if !is_signed(frame) {
         return bare(frame);
     }

@@ -8,7 +8,7 @@
 mod caption;
 mod chain;
 mod chaos;
-mod frames;
+pub mod frames;
 mod request;
 mod stream;
 mod vocabulary;

@@ -194,11 +194,13 @@ impl Session {
         if self.phase == Phase::Ended {
             return None;
         }
-        let expiry = now.mono + Duration::from_millis(self.expires_at.0.saturating_sub(now.wall.0));
-        let abandoned = (!self.media_up).then(|| self.idle_since + self.terms.abandon_after);
+        // What would end the session is not waited for any more when it is ending: it would be due at every moment.
+        let lives = self.ending.is_none();
+        let expiry = lives.then(|| now.mono + Duration::from_millis(self.expires_at.0.saturating_sub(now.wall.0)));
+        let abandoned = (lives && !self.media_up).then(|| self.idle_since + self.terms.abandon_after);
         let ending = self.ending.as_ref().map(|ending| ending.until);
         let tracks = self.tracks.values().filter_map(Track::deadline).min();
-        [Some(expiry), abandoned, ending, tracks, self.audience.deadline(), self.orphans_until]
+        [expiry, abandoned, ending, tracks, self.audience.deadline(), self.orphans_until]
             .into_iter()
             .flatten()
             .min()

@@ -68,12 +68,13 @@ impl Stage {
     }
 
     fn messages(&self) -> Vec<&ServerMessage> {
-        let only = |effect: &'_ Effect| matches!(effect, Effect::Append { .. });
-        let message = |effect| match effect {
-            &Effect::Append { ref message, .. } => Some(message),
-            _ => None,
-        };
-        self.done.iter().filter(|effect| only(effect)).filter_map(message).collect()
+        let mut messages = Vec::new();
+        for effect in &self.done {
+            if let Effect::Append { message, .. } = effect {
+                messages.push(message);
+            }
+        }
+        messages
     }
 
     /// Final texts of one language, in the order they were published.
@@ -156,6 +157,21 @@ fn a_lost_speaker_leaves_a_gap_and_a_goodbye_does_not() {
 }
 
 #[test]
+fn s1_a_listener_ten_minutes_after_the_speaker_is_as_welcome_as_the_first() {
+    let mut stage = Stage::new();
+    stage.give(Input::MediaUp { at: MediaTime::ZERO });
+    for _ in 0..20 {
+        stage.wait(30_000);
+        stage.give(Input::Tick);
+    }
+    assert_eq!(stage.session.phase(), Phase::Live);
+    stage.join(1, "es");
+    let asked = jobs(&stage.give(Input::Heard(heard("a", 600_000, "hello there everybody", 0, true))));
+    stage.give(Input::Translated { language: lang("es"), job: asked[0].1, result: Some("hola a todos".into()) });
+    assert_eq!(stage.finals("es")[0].1, "hola a todos");
+}
+
+#[test]
 fn nothing_is_translated_for_nobody() {
     let mut stage = Stage::new();
     stage.give(Input::MediaUp { at: MediaTime::ZERO });
@@ -214,6 +230,17 @@ fn a_session_without_speaker_is_abandoned_and_an_old_one_expires() {
     stage.wait(86_400_000);
     stage.give(Input::Tick);
     assert!(stage.done.contains(&Effect::SaveEnded(EndReason::Expired)));
+}
+
+#[test]
+fn a_tick_never_leaves_its_own_deadline_behind() {
+    for away in [1_800_000, 86_400_000] {
+        let mut stage = Stage::new();
+        stage.wait(away);
+        stage.give(Input::Tick);
+        let next = stage.session.deadline(stage.now).unwrap();
+        assert!(next > stage.now.mono, "the actor would spin until the end is flushed");
+    }
 }
 
 #[test]

@@ -52,6 +52,11 @@ impl CandidatePolicy {
     /// The [`Refusal`] to count.
     pub fn check(&self, line: &str) -> Result<(), Refusal> {
         let line = line.trim();
+        // What parts words for the library (any white space of Unicode) must part them here too, or the two would read
+        // different addresses.
+        if !line.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+            return Err(Refusal::Malformed);
+        }
         let line = line.strip_prefix("a=").unwrap_or(line);
         let line = line.strip_prefix("candidate:").unwrap_or(line);
         let mut words = line.split_ascii_whitespace();
@@ -217,6 +222,15 @@ mod tests {
             ["", "candidate:", "candidate:1 1 udp 1 203.0.113.9 0 typ host", "a=candidate:1 1 udp 1 203.0.113.9"]
         {
             assert_eq!(CandidatePolicy::LOCAL.check(text), Err(Refusal::Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_two_readers_would_part_differently_is_refused() {
+        for space in ["\u{a0}", "\u{2003}", "\u{b}", "\t"] {
+            let hidden = ["1", "1", "udp", "1", "169.254.169.254", "80", "typ", "host"].join(space);
+            let line = format!("candidate:{hidden} 1 udp 1 203.0.113.9 9 typ host");
+            assert_eq!(CandidatePolicy::LOCAL.check(&line), Err(Refusal::Malformed), "{space:?}");
         }
     }
 

@@ -80,7 +80,7 @@ impl Sdp {
     pub fn without_refused(&self, policy: &CandidatePolicy) -> (Sdp, Vec<Refusal>) {
         let mut refusals = Vec::new();
         let kept = self.lines().filter(|line| {
-            let verdict = if line.starts_with("a=candidate:") { policy.check(line) } else { Ok(()) };
+            let verdict = candidate_of(line).map_or(Ok(()), |candidate| policy.check(&candidate));
             verdict.map_err(|refusal| refusals.push(refusal)).is_ok()
         });
         let text = kept.fold(String::with_capacity(self.0.len()), |text, line| text + line + "\r\n");
@@ -100,13 +100,21 @@ impl Sdp {
         Sdp(format!("{head}a=ice-options:trickle\r\n{media}"))
     }
 
+    /// The lines, whatever ends them and stands around them: the library skips a stray CR at a line's beginning, and
+    /// what it would read we must have seen.
     fn lines(&self) -> impl Iterator<Item = &str> {
-        self.0.lines().map(str::trim_end).filter(|line| !line.is_empty())
+        self.0.split(['\r', '\n']).map(str::trim).filter(|line| !line.is_empty())
     }
 
     fn has(&self, wanted: &str) -> bool {
         self.lines().any(|line| line == wanted)
     }
+}
+
+/// The candidate in a line, as leniently as the library finds one: it takes `a= candidate:` too.
+fn candidate_of(line: &str) -> Option<String> {
+    let (key, value) = line.strip_prefix("a=")?.split_once(':')?;
+    key.trim().eq_ignore_ascii_case("candidate").then(|| format!("candidate:{value}"))
 }
 
 impl fmt::Debug for Sdp {
@@ -182,6 +190,16 @@ mod tests {
         assert_eq!(refusals, [Refusal::Loopback, Refusal::NotUdp]);
         assert!(clean.as_str().contains("203.0.113.9 38332") && !clean.as_str().contains("38333"));
         assert_eq!(clean.check(), Ok(()));
+    }
+
+    #[test]
+    fn no_spelling_hides_a_candidate_from_the_policy() {
+        for hidden in ["\ra=candidate:", "a= candidate:", "a=\u{a0}candidate:", "\ra=\tcandidate:", "a=x\ra=candidate:"] {
+            let sdp = Sdp::new(ANSWER.to_owned() + hidden + "9 1 udp 1 169.254.169.254 80 typ host\r\n");
+            let (clean, refusals) = sdp.without_refused(&CandidatePolicy::LOCAL);
+            assert_eq!(refusals, [Refusal::NotUdp, Refusal::LinkLocal], "{hidden:?}");
+            assert!(!clean.as_str().contains("169.254"), "{hidden:?}");
+        }
     }
 
     #[test]

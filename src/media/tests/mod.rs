@@ -2,6 +2,8 @@
 //!
 //! The speech is synthetic, or the WAV file named by `BABELCAST_TEST_WAV` (16 kHz, its first ten seconds).
 
+mod browser;
+mod cloud;
 mod network;
 mod relay;
 

@@ -1,0 +1,92 @@
+//! The numbers as a table for people, and as docs/BENCHMARKS.md.
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+/// One number.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub what: String,
+    pub unit: &'static str,
+    /// Median of the rounds; none if it could not be measured.
+    pub value: Option<f64>,
+    pub goal: Option<f64>,
+    /// What the machine takes for as much, and its name.
+    pub floor: Option<(f64, &'static str)>,
+    /// What the number says; or why there is none.
+    pub meaning: String,
+}
+
+impl Row {
+    fn verdict(&self) -> &'static str {
+        match (self.value, self.goal) {
+            (Some(value), Some(goal)) if value > goal => "MISSED",
+            (Some(_), Some(_)) => "met",
+            (None, _) => "not measured",
+            (Some(_), None) => "",
+        }
+    }
+
+    fn goal(&self) -> String {
+        self.goal.map(|goal| format!("<= {goal}")).unwrap_or_default()
+    }
+
+    fn value(&self) -> String {
+        self.value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2} {}", self.unit))
+    }
+
+    fn floor(&self) -> String {
+        let ratio = |value: f64| self.floor.map(|(floor, name)| format!("{:.1} x {name} ({floor:.2})", value / floor));
+        self.value.and_then(ratio).unwrap_or_default()
+    }
+}
+
+pub fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{:<58} {:>10} {:>8} {:<12} beside a floor", "", "measured", "goal", "");
+    for row in rows {
+        let (goal, verdict) = (row.goal(), row.verdict());
+        let _ = writeln!(text, "{:<58} {:>10} {goal:>8} {verdict:<12} {}", row.what, row.value(), row.floor());
+        if row.value.is_none() {
+            let _ = writeln!(text, "    {}", row.meaning);
+        }
+    }
+    text
+}
+
+pub fn markdown(rows: &[Row], rounds: usize) -> String {
+    let mut text = String::from("# Benchmarks\n\n");
+    let _ = writeln!(text, "Written by `./dev bench --write`; the method is told in `benches/river/`. Medians of {rounds} rounds.\n");
+    for line in machine() {
+        let _ = writeln!(text, "- {line}");
+    }
+    text += "\n| what | measured | goal | | beside a floor | what it says |\n|---|--:|--:|---|---|---|\n";
+    for row in rows {
+        let (value, goal, verdict) = (row.value(), row.goal(), row.verdict());
+        let _ = writeln!(text, "| {} | {value} | {goal} | {verdict} | {} | {} |", row.what, row.floor(), row.meaning);
+    }
+    text
+}
+
+/// What it was measured on, and how busy that was.
+pub fn machine() -> Vec<String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let of = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let says = |program: &str, args: &[&str]| {
+        let said = Command::new(program).args(args).output().map(|run| run.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&said).trim().to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = of(&read("/proc/meminfo"), "MemTotal");
+    let load = read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    vec![
+        format!("machine: {}, {cores} cores, {memory}", of(&read("/proc/cpuinfo"), "model name")),
+        format!("kernel: {}; {}", says("uname", &["-sr"]), says("rustc", &["--version"])),
+        "build: profile `bench` (release without link-time optimisation, level 2)".to_owned(),
+        format!("date: {}; commit {}", says("date", &["-u", "+%F %H:%M UTC"]), says("git", &["rev-parse", "--short", "HEAD"])),
+        format!("load averages at the end: {load} (above {cores}, others were at work and times are longer than they need be)"),
+    ]
+}
