@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::house::{House, until};
 use babelcast::cli::client::ClientError;
+use babelcast::cli::speak::{heard, on_air};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_a_lost_speaker_is_reported_and_captions_resume_when_it_is_back() {
@@ -139,5 +140,17 @@ async fn the_owner_on_the_socket_is_the_speaker_and_may_end_the_session() {
     assert_eq!(speaker.joined.listener_count, 1, "the speaker is no listener");
     speaker.listener.ask("endSession", serde_json::json!({})).await.unwrap();
     listener.until(|message| matches!(message, ServerMessage::SessionEnded { .. }).then_some(())).await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_names_tls_endpoints_is_trusted_by_its_certificate_everywhere() {
+    let house = House::open_with(|_, cloud| cloud.plain_signaling = false).await;
+    let id = house.session().await;
+    let mut listener = house.listener(&id, "en").await;
+    let pem = house.stack.cloud.certificate_pem().as_bytes().to_vec();
+    let mut master = on_air(&house.client("ana"), &id, 16_000, Some(&pem)).await.unwrap();
+    listener.ready().await;
+    heard(&mut master).await.unwrap();
     house.close().await;
 }
