@@ -68,7 +68,12 @@ struct Spoken {
 }
 
 /// Speaks for `seconds` and measures.
-pub async fn run(recording: &Recording, seconds: u64, speaker: &Handle, listeners: &Handle) -> Result<Latencies, Failed> {
+pub async fn run(
+    recording: &Recording,
+    seconds: u64,
+    speaker: &Handle,
+    listeners: &Handle,
+) -> Result<Latencies, Failed> {
     let stack = start(seconds).await?;
     let (audio, events) = observe(&stack)?;
     let client = SpeakerClient::new(stack.url(), Some(stack.token("bench")?))?;
@@ -117,7 +122,8 @@ async fn start(seconds: u64) -> Result<Stack, Failed> {
     settings.web.bind = ([127, 0, 0, 1], 0).into();
     // Sentences of 5 s, five words a second: the service's own pace of partials.
     let words = ["we", "see", "the", "river", "and", "old", "house", "on", "a", "road"];
-    let text = |line: u64| (0..24).map(|n| words[(line + n) as usize % words.len()]).collect::<Vec<_>>().join(" ") + ".";
+    let text =
+        |line: u64| (0..24).map(|n| words[(line + n) as usize % words.len()]).collect::<Vec<_>>().join(" ") + ".";
     let line = |line: u64| Line {
         at_ms: line * 5_000,
         until_ms: line * 5_000 + 4_800,
@@ -259,7 +265,8 @@ fn event_latencies(events: &[(u64, u64, Instant)], seats: &[Seen]) -> Result<Vec
             return Err(format!("{} results became {} captions", events.len(), seen.len()).into());
         }
         let pairs = events.iter().zip(seen).filter(|(_, (_, caption))| caption.end_ms > OPENING_MS);
-        latencies.extend(pairs.map(|((.., left), (here, _))| here.saturating_duration_since(*left).as_secs_f64() * 1e3));
+        latencies
+            .extend(pairs.map(|((.., left), (here, _))| here.saturating_duration_since(*left).as_secs_f64() * 1e3));
     }
     Ok(latencies)
 }

@@ -116,7 +116,8 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
     };
     let last = "packet that completes a chunk sent -> chunk at Transcribe";
     let event = "result sent by Transcribe -> source-language listener has it";
-    let (chunk_floor, event_floor) = ("a packet and 3.2 kB through one task", "an event to ten readers through one task");
+    let (chunk_floor, event_floor) =
+        ("a packet and 3.2 kB through one task", "an event to ten readers through one task");
     Ok(vec![
         row(
             &format!("{last}, p50"),
@@ -184,14 +185,17 @@ fn ear_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Failed
         floor: None,
         meaning: "the floor of the two below".to_owned(),
     }];
-    rows.extend(STREAMS.iter().zip(ears).map(|(streams, found)| Row {
-        what: format!("ear, {streams} at once, CPU per stream-second"),
-        unit: "ms",
-        value: median(found),
-        goal: None,
-        floor: Some((floor, "libopus")),
-        meaning: "receive, decrypt, order, decode, measure; a lone stream pays a whole sleep and wake for every packet"
-            .to_owned(),
+    rows.extend(STREAMS.iter().zip(ears).map(|(streams, found)| {
+        Row {
+            what: format!("ear, {streams} at once, CPU per stream-second"),
+            unit: "ms",
+            value: median(found),
+            goal: None,
+            floor: Some((floor, "libopus")),
+            meaning:
+                "receive, decrypt, order, decode, measure; a lone stream pays a whole sleep and wake for every packet"
+                    .to_owned(),
+        }
     }));
     Ok(rows)
 }
@@ -207,7 +211,8 @@ fn demo_row(options: &Options, recording: &Recording) -> Row {
         }
     }
     let value = median(found);
-    let meaning = "from the first sound of the first word to text at the listener; PocketSphinx, the demo's own summary";
+    let meaning =
+        "from the first sound of the first word to text at the listener; PocketSphinx, the demo's own summary";
     let meaning = if value.is_some() { meaning.to_owned() } else { format!("no number: {why}") };
     let what = "demo, first word -> first partial on screen".to_owned();
     Row { what, unit: "s", value, goal: Some(2.0), floor: None, meaning }
@@ -215,8 +220,13 @@ fn demo_row(options: &Options, recording: &Recording) -> Row {
 
 fn memory_rows(options: &Options) -> Vec<Row> {
     let found: Vec<(f64, f64)> = (0..options.rounds).filter_map(|_| patiently(whole::idle_memory)).collect();
-    let row = |what: &str, value, goal, meaning: &str| {
-        Row { what: what.to_owned(), unit: "MiB", value, goal, floor: None, meaning: meaning.to_owned() }
+    let row = |what: &str, value, goal, meaning: &str| Row {
+        what: what.to_owned(),
+        unit: "MiB",
+        value,
+        goal,
+        floor: None,
+        meaning: meaning.to_owned(),
     };
     let (all, own): (Vec<f64>, Vec<f64>) = found.into_iter().unzip();
     vec![

@@ -56,7 +56,10 @@ pub fn table(rows: &[Row]) -> String {
 
 pub fn markdown(rows: &[Row], rounds: usize) -> String {
     let mut text = String::from("# Benchmarks\n\n");
-    let _ = writeln!(text, "Written by `./dev bench --write`; the method is told in `benches/river/`. Medians of {rounds} rounds.\n");
+    let _ = writeln!(
+        text,
+        "Written by `./dev bench --write`; the method is told in `benches/river/`. Medians of {rounds} rounds.\n"
+    );
     for line in machine() {
         let _ = writeln!(text, "- {line}");
     }
@@ -86,7 +89,13 @@ pub fn machine() -> Vec<String> {
         format!("machine: {}, {cores} cores, {memory}", of(&read("/proc/cpuinfo"), "model name")),
         format!("kernel: {}; {}", says("uname", &["-sr"]), says("rustc", &["--version"])),
         "build: profile `bench` (release without link-time optimisation, level 2)".to_owned(),
-        format!("date: {}; commit {}", says("date", &["-u", "+%F %H:%M UTC"]), says("git", &["rev-parse", "--short", "HEAD"])),
-        format!("load averages at the end: {load} (above {cores}, others were at work and times are longer than they need be)"),
+        format!(
+            "date: {}; commit {}",
+            says("date", &["-u", "+%F %H:%M UTC"]),
+            says("git", &["rev-parse", "--short", "HEAD"])
+        ),
+        format!(
+            "load averages at the end: {load} (above {cores}, others were at work and times are longer than they need be)"
+        ),
     ]
 }

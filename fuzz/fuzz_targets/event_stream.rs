@@ -20,7 +20,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<usize>, Option<Frame
     for piece in pieces {
         reader.push(piece);
         loop {
-            match reader.next() {
+            match reader.next_frame() {
                 Ok(Some(frame)) => {
                     assert!(frame.payload().len() <= MAX_FRAME);
                     seen.push(frame.payload().len());
