@@ -292,7 +292,7 @@ impl Stage<'_> {
                             reader.language,
                             lag.as_secs_f32()
                         );
-                        screen.say(&format!("{}  {}", screen.dim(&head), caption.text));
+                        screen.say_under(&head, &caption.text);
                     }
                     Seen::Growing => {}
                 }
