@@ -169,7 +169,8 @@ async fn on_air(clients: &Arc<Clients>, arn: &str, rate: u32) -> Result<Master, 
         }
     };
     let policy = CandidatePolicy::LOCAL;
-    Ok(Master::connect(access, Settings { tls: socket::tls(None)?, policy, rate, expected_loss: EXPECTED_LOSS }).await?)
+    Ok(Master::connect(access, Settings { tls: socket::tls(None)?, policy, rate, expected_loss: EXPECTED_LOSS })
+        .await?)
 }
 
 async fn play(mut master: Master, recording: Arc<Recording>) {

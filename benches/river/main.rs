@@ -99,7 +99,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
             let run = async move { latency::run(&recording, seconds, &speaker, &listeners).await };
             server.block_on(server.spawn(run))?
         };
-        rounds.extend(patiently(run));
+        if let Some(round) = patiently(run) {
+            let [audio, events] = [&round.audio, &round.events].map(|all| [0.5, 0.9, 0.99].map(|at| quantile(all, at)));
+            eprintln!("  p50, p90, p99: audio {audio:.2?} ms, events {events:.2?} ms");
+            rounds.push(round);
+        }
     }
     let udp = server.block_on(floor::packet_to_chunk())?;
     let tcp = server.block_on(floor::event_to_listeners())?;
@@ -116,7 +120,8 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
     };
     let last = "packet that completes a chunk sent -> chunk at Transcribe";
     let event = "result sent by Transcribe -> source-language listener has it";
-    let (chunk_floor, event_floor) = ("a packet and 3.2 kB through one task", "an event to ten readers through one task");
+    let (chunk_floor, event_floor) =
+        ("a packet and 3.2 kB through one task", "an event to ten readers through one task");
     Ok(vec![
         row(
             &format!("{last}, p50"),
@@ -133,11 +138,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
             "the same, for the one chunk in a hundred that is slowest",
         ),
         row(
-            "of which order and Opus in the ear, p99",
+            "packet here -> samples waiting for Transcribe, p99",
             of(|round| &round.decode, 1.0),
             None,
             None,
-            "from the session's ledger: arrival of a packet to its samples",
+            "part of the above, from the session's ledger: order and Opus",
         ),
         row(
             &format!("{event}, p50"),
@@ -154,11 +159,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
             "the same, for the slowest in a hundred",
         ),
         row(
-            "of which event encoded -> written to the socket, p99",
+            "event encoded -> written to its socket, p99",
             of(|round| &round.deliver, 1.0),
             None,
             None,
-            "from the session's ledger, all fifty listeners",
+            "part of the above, from the session's ledger; all fifty listeners, from the first to the last",
         ),
     ])
 }
@@ -184,14 +189,17 @@ fn ear_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Failed
         floor: None,
         meaning: "the floor of the two below".to_owned(),
     }];
-    rows.extend(STREAMS.iter().zip(ears).map(|(streams, found)| Row {
-        what: format!("ear, {streams} at once, CPU per stream-second"),
-        unit: "ms",
-        value: median(found),
-        goal: None,
-        floor: Some((floor, "libopus")),
-        meaning: "receive, decrypt, order, decode, measure; a lone stream pays a whole sleep and wake for every packet"
-            .to_owned(),
+    rows.extend(STREAMS.iter().zip(ears).map(|(streams, found)| {
+        Row {
+            what: format!("ear, {streams} at once, CPU per stream-second"),
+            unit: "ms",
+            value: median(found),
+            goal: None,
+            floor: Some((floor, "libopus")),
+            meaning:
+                "receive, decrypt, order, decode, measure; a lone stream pays a whole sleep and wake for every packet"
+                    .to_owned(),
+        }
     }));
     Ok(rows)
 }
@@ -207,7 +215,8 @@ fn demo_row(options: &Options, recording: &Recording) -> Row {
         }
     }
     let value = median(found);
-    let meaning = "from the first sound of the first word to text at the listener; PocketSphinx, the demo's own summary";
+    let meaning =
+        "from the first sound of the first word to text at the listener; PocketSphinx, the demo's own summary";
     let meaning = if value.is_some() { meaning.to_owned() } else { format!("no number: {why}") };
     let what = "demo, first word -> first partial on screen".to_owned();
     Row { what, unit: "s", value, goal: Some(2.0), floor: None, meaning }
@@ -215,8 +224,13 @@ fn demo_row(options: &Options, recording: &Recording) -> Row {
 
 fn memory_rows(options: &Options) -> Vec<Row> {
     let found: Vec<(f64, f64)> = (0..options.rounds).filter_map(|_| patiently(whole::idle_memory)).collect();
-    let row = |what: &str, value, goal, meaning: &str| {
-        Row { what: what.to_owned(), unit: "MiB", value, goal, floor: None, meaning: meaning.to_owned() }
+    let row = |what: &str, value, goal, meaning: &str| Row {
+        what: what.to_owned(),
+        unit: "MiB",
+        value,
+        goal,
+        floor: None,
+        meaning: meaning.to_owned(),
     };
     let (all, own): (Vec<f64>, Vec<f64>) = found.into_iter().unzip();
     vec![

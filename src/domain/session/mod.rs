@@ -200,10 +200,7 @@ impl Session {
         let abandoned = (lives && !self.media_up).then(|| self.idle_since + self.terms.abandon_after);
         let ending = self.ending.as_ref().map(|ending| ending.until);
         let tracks = self.tracks.values().filter_map(Track::deadline).min();
-        [expiry, abandoned, ending, tracks, self.audience.deadline(), self.orphans_until]
-            .into_iter()
-            .flatten()
-            .min()
+        [expiry, abandoned, ending, tracks, self.audience.deadline(), self.orphans_until].into_iter().flatten().min()
     }
 
     fn speaker_says(&mut self, now: Now, connected: bool, out: &mut Vec<Effect>) {

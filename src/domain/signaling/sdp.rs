@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn no_spelling_hides_a_candidate_from_the_policy() {
-        for hidden in ["\ra=candidate:", "a= candidate:", "a=\u{a0}candidate:", "\ra=\tcandidate:", "a=x\ra=candidate:"] {
+        for hidden in ["\ra=candidate:", "a= candidate:", "a=\u{a0}candidate:", "\ra=\tcandidate:", "a=x\ra=candidate:"]
+        {
             let sdp = Sdp::new(ANSWER.to_owned() + hidden + "9 1 udp 1 169.254.169.254 80 typ host\r\n");
             let (clean, refusals) = sdp.without_refused(&CandidatePolicy::LOCAL);
             assert_eq!(refusals, [Refusal::NotUdp, Refusal::LinkLocal], "{hidden:?}");
