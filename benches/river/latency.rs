@@ -205,21 +205,22 @@ async fn speak(client: SpeakerClient, id: SessionId, rate: u32, samples: Vec<i16
     let zero = heard(&mut master).await?.into_std();
     let zero_wall = SystemTime::now() - zero.elapsed();
     let mut beats = Vec::new();
-    for second in samples.chunks(rate as usize) {
-        beats.push(master.play(second).await?.into_std());
+    for piece in samples.chunks(rate as usize / 2) {
+        beats.push(master.play(piece).await?.into_std());
     }
     Ok((Spoken { zero, zero_wall, beats }, master))
 }
 
-/// The grid on which frames leave: any point of it. The least late of many frames tells.
+/// The grid on which frames leave: any point of it. Most frames leave a moment after their time and some much later, so
+/// on the circle of 20 ms the grid's point is where the widest stretch without frames ends.
 fn grid(beats: &[Instant]) -> Result<Instant, Failed> {
     let first = *beats.first().ok_or("nothing was spoken")?;
-    let late = |beat: &Instant| {
-        let since = beat.saturating_duration_since(first).as_secs_f64() * 1e3;
-        since - (since / FRAME_MS).round() * FRAME_MS
-    };
-    let least = beats.iter().map(late).fold(0.0, f64::min);
-    Ok(first - Duration::from_secs_f64(-least / 1e3))
+    let mut phases: Vec<f64> = beats.iter().map(|beat| (*beat - first).as_secs_f64() * 1e3 % FRAME_MS).collect();
+    phases.sort_by(f64::total_cmp);
+    let around = phases.iter().skip(1).copied().chain(phases.first().map(|first| first + FRAME_MS));
+    let gaps = phases.iter().zip(around).map(|(one, next)| (next - one, next));
+    let (_, phase) = gaps.max_by(|one, other| one.0.total_cmp(&other.0)).ok_or("nothing was spoken")?;
+    Ok(first + Duration::from_secs_f64(phase % FRAME_MS / 1e3))
 }
 
 fn audio_latencies(audio: &[(u64, u64, Instant)], seen: &Seen, spoken: &Spoken) -> Result<Vec<f64>, Failed> {

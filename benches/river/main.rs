@@ -99,7 +99,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
             let run = async move { latency::run(&recording, seconds, &speaker, &listeners).await };
             server.block_on(server.spawn(run))?
         };
-        rounds.extend(patiently(run));
+        if let Some(round) = patiently(run) {
+            let [audio, events] = [&round.audio, &round.events].map(|all| [0.5, 0.9, 0.99].map(|at| quantile(all, at)));
+            eprintln!("  p50, p90, p99: audio {audio:.2?} ms, events {events:.2?} ms");
+            rounds.push(round);
+        }
     }
     let udp = server.block_on(floor::packet_to_chunk())?;
     let tcp = server.block_on(floor::event_to_listeners())?;
@@ -134,11 +138,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
             "the same, for the one chunk in a hundred that is slowest",
         ),
         row(
-            "of which order and Opus in the ear, p99",
+            "packet here -> samples waiting for Transcribe, p99",
             of(|round| &round.decode, 1.0),
             None,
             None,
-            "from the session's ledger: arrival of a packet to its samples",
+            "part of the above, from the session's ledger: order and Opus",
         ),
         row(
             &format!("{event}, p50"),
@@ -155,11 +159,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
             "the same, for the slowest in a hundred",
         ),
         row(
-            "of which event encoded -> written to the socket, p99",
+            "event encoded -> written to its socket, p99",
             of(|round| &round.deliver, 1.0),
             None,
             None,
-            "from the session's ledger, all fifty listeners",
+            "part of the above, from the session's ledger; all fifty listeners, from the first to the last",
         ),
     ])
 }

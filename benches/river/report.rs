@@ -43,10 +43,10 @@ impl Row {
 
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "{:<58} {:>10} {:>8} {:<12} beside a floor", "", "measured", "goal", "");
+    let _ = writeln!(text, "{:<64} {:>10} {:>8} {:<12} beside a floor", "", "measured", "goal", "");
     for row in rows {
         let (goal, verdict) = (row.goal(), row.verdict());
-        let _ = writeln!(text, "{:<58} {:>10} {goal:>8} {verdict:<12} {}", row.what, row.value(), row.floor());
+        let _ = writeln!(text, "{:<64} {:>10} {goal:>8} {verdict:<12} {}", row.what, row.value(), row.floor());
         if row.value.is_none() {
             let _ = writeln!(text, "    {}", row.meaning);
         }
@@ -85,6 +85,7 @@ pub fn machine() -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = of(&read("/proc/meminfo"), "MemTotal");
     let load = read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    let priority = read("/proc/self/autogroup").split_whitespace().last().unwrap_or("0").to_owned();
     vec![
         format!("machine: {}, {cores} cores, {memory}", of(&read("/proc/cpuinfo"), "model name")),
         format!("kernel: {}; {}", says("uname", &["-sr"]), says("rustc", &["--version"])),
@@ -95,7 +96,8 @@ pub fn machine() -> Vec<String> {
             says("git", &["rev-parse", "--short", "HEAD"])
         ),
         format!(
-            "load averages at the end: {load} (above {cores}, others were at work and times are longer than they need be)"
+            "load averages at the end: {load} (above {cores} others were at work, and times are longer than they need be)"
         ),
+        format!("scheduling priority of the bench's group: {priority} (0 is usual, negative is before others)"),
     ]
 }

@@ -185,7 +185,7 @@ impl Utterances {
             clauses: Vec::new(),
             revision: 0,
             start: heard.start.max(self.final_until),
-            end: heard.end,
+            end: heard.end.max(heard.start),
         });
         self.next_segment += 1;
         Some(self.open.len() - 1)
@@ -208,14 +208,16 @@ impl Utterances {
 }
 
 fn middle(word: &Word) -> MediaTime {
-    MediaTime::from_micros((word.start.as_micros() + word.end.as_micros()) / 2)
+    MediaTime::from_micros(word.start.as_micros().midpoint(word.end.as_micros()))
 }
 
 impl Utterance {
     /// Takes the words of a new revision; what is promised stays whatever they say.
     fn take(&mut self, words: Vec<Word>, is_final: bool, final_until: MediaTime) {
-        let mut words: Vec<Word> =
-            words.into_iter().filter(|word| middle(word) >= final_until || word.punctuation).collect();
+        // A word that ends before it begins would make a caption do so.
+        let forward = |word: Word| Word { end: word.end.max(word.start), ..word };
+        let words = words.into_iter().filter(|word| middle(word) >= final_until || word.punctuation);
+        let mut words: Vec<Word> = words.map(forward).collect();
         while words.first().is_some_and(|word| word.punctuation) {
             words.remove(0);
         }
@@ -280,7 +282,7 @@ impl Utterance {
             number: self.clauses.len() as u32,
             text: join(words),
             start: words.first().map_or(self.end, |word| word.start),
-            end: words.last().map_or(self.end, |word| word.end),
+            end: words.iter().map(|word| word.end).max().unwrap_or(self.end),
             last,
         };
         self.cut += count;

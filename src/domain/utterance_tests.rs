@@ -160,3 +160,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn times_that_go_backwards_or_nowhere_make_neither_a_panic_nor_a_caption_that_does() {
+    let far = MediaTime::from_micros(u64::MAX);
+    for (start, end) in [(far, MediaTime::from_millis(1)), (far, far), (MediaTime::from_millis(900), MediaTime::ZERO)] {
+        let mut book = Utterances::default();
+        let mut out = Vec::new();
+        let words = vec![Word { start, end, ..word("late", 0, true) }, word("early", 0, true), word(".", 0, true)];
+        let result = Heard { result_id: "a".into(), is_final: false, start, end, words };
+        book.hear(Heard { end: far, ..result.clone() }, &mut out);
+        book.hear(result, &mut out);
+        book.close_all(&mut out);
+        assert!(!out.is_empty());
+        for one in &out {
+            match one {
+                Understood::Transcript(transcript) => assert!(transcript.start <= transcript.end),
+                Understood::Clause(clause) => assert!(clause.start <= clause.end),
+                Understood::Repeated => {}
+            }
+        }
+    }
+}
