@@ -36,8 +36,9 @@ impl Audience {
     }
 
     pub fn change(&mut self, listener: ListenerId, language: Language) {
-        self.lingering.remove(&language);
+        // Who is gone already changes nothing.
         if let Some(member) = self.members.get_mut(&listener) {
+            self.lingering.remove(&language);
             member.language = language;
         }
     }

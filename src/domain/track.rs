@@ -4,7 +4,7 @@
 //! fails or stays away is shown in the source language and marked, so that words are late or foreign but never lost.
 //! A breaker keeps a dead service from making every clause late.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::audio::MediaTime;
@@ -27,10 +27,9 @@ struct Job {
     work: Work,
 }
 
-/// The segment whose clauses are being shown.
+/// A segment whose clauses are being shown.
 #[derive(Debug)]
 struct Growing {
-    segment: u64,
     revision: u32,
     text: String,
     source: String,
@@ -59,7 +58,8 @@ pub struct Track {
     source: Language,
     jobs: VecDeque<Job>,
     next_job: u64,
-    growing: Option<Growing>,
+    /// By segment: a sentence may begin while the final of the one before is late.
+    growing: BTreeMap<u64, Growing>,
     failures: u32,
     retry_at: Duration,
 }
@@ -73,13 +73,13 @@ impl Track {
             source,
             jobs: VecDeque::new(),
             next_job: first_job,
-            growing: None,
+            growing: BTreeMap::new(),
             failures: 0,
             retry_at: Duration::ZERO,
         }
     }
 
-    /// Takes the next clause of the talk. Clauses of a segment come in order, segments one after another.
+    /// Takes the next clause of the talk. Clauses of a segment come in order.
     pub fn push(&mut self, now: Duration, clause: Clause, out: &mut Vec<Ask>) {
         let wordless = !clause.text.chars().any(char::is_alphanumeric);
         let work = if wordless { Work::Done { text: clause.text.clone(), translated: true } } else { Work::Waiting };
@@ -185,26 +185,21 @@ impl Track {
     }
 
     fn show(&mut self, clause: Clause, text: &str, translated: bool, out: &mut Vec<Ask>) {
-        let fresh = |clause: &Clause| Growing {
-            segment: clause.segment,
+        let mut growing = self.growing.remove(&clause.segment).unwrap_or_else(|| Growing {
             revision: 0,
             text: String::new(),
             source: String::new(),
             untranslated: false,
             start: clause.start,
             end: clause.end,
-        };
-        let mut growing = match self.growing.take() {
-            Some(growing) if growing.segment == clause.segment => growing,
-            Some(_) | None => fresh(&clause),
-        };
+        });
         append(&mut growing.text, text.trim(), spaced(&self.language));
         append(&mut growing.source, &clause.text, spaced(&self.source));
         growing.untranslated |= !translated;
         growing.end = growing.end.max(clause.end);
         growing.revision += 1;
         out.push(Ask::Show(Caption {
-            segment_id: segment_id(growing.segment),
+            segment_id: segment_id(clause.segment),
             revision: growing.revision,
             is_final: clause.last,
             language: self.language.clone(),
@@ -218,7 +213,7 @@ impl Track {
             untranslated: growing.untranslated,
         }));
         if !clause.last {
-            self.growing = Some(growing);
+            self.growing.insert(clause.segment, growing);
         }
     }
 }
@@ -280,6 +275,18 @@ mod tests {
         assert!(shown(&out).is_empty());
         track.translated(T, 0, Some("uno".into()), &mut out);
         assert_eq!(shown(&out), [("uno".into(), false, false), ("uno dos".into(), true, false)]);
+    }
+
+    #[test]
+    fn two_sentences_under_way_at_once_keep_their_beginnings() {
+        let mut track = Track::new(lang("es"), lang("en"), 0);
+        let mut out = Vec::new();
+        for (n, (segment, last)) in [(0, false), (1, false), (0, true), (1, true)].into_iter().enumerate() {
+            track.push(T, clause(segment, 0, "x", last), &mut out);
+            track.translated(T, n as u64, Some(format!("{segment}{n}")), &mut out);
+        }
+        let texts: Vec<String> = shown(&out).into_iter().map(|(text, ..)| text).collect();
+        assert_eq!(texts, ["00", "11", "00 02", "11 13"]);
     }
 
     #[test]
