@@ -84,6 +84,8 @@ struct Stage {
     finals: BTreeMap<Language, Vec<String>>,
     saved_end: u32,
     finished: u32,
+    /// The recogniser has said its last word.
+    flushed: bool,
 }
 
 impl Stage {
@@ -103,6 +105,7 @@ impl Stage {
             finals: BTreeMap::new(),
             saved_end: 0,
             finished: 0,
+            flushed: false,
         }
     }
 
@@ -201,6 +204,10 @@ impl Stage {
     }
 
     fn give(&mut self, input: Input) {
+        self.flushed |= matches!(input, Input::RecogniserFlushed);
+        if self.flushed && matches!(input, Input::Heard(_)) {
+            return;
+        }
         let over = self.session.phase() == Phase::Ended;
         let mut out = Vec::new();
         self.session.handle(self.now, input, &mut out);

@@ -91,6 +91,15 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_language_by_a_connection_that_is_gone_changes_nothing() {
+        let mut audience = Audience::default();
+        audience.join(ListenerId(1), lang("es"), Role::Listener);
+        audience.leave(Duration::ZERO, ListenerId(1), true);
+        audience.change(ListenerId(1), lang("es"));
+        assert_eq!(audience.demand(Duration::ZERO).len(), 1, "its return is still waited for");
+    }
+
+    #[test]
     fn the_speaker_is_no_listener() {
         let mut audience = Audience::default();
         audience.join(ListenerId(1), lang("en"), Role::Speaker);
