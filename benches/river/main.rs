@@ -87,7 +87,8 @@ fn runtime(threads: usize) -> Result<Runtime, Failed> {
     Ok(Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
 }
 
-fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Failed> {
+/// The rounds that counted, and beside them what bare sockets cost here: packet to chunk, event to listeners.
+fn latency_rounds(options: &Options, recording: &Recording) -> Result<(Vec<Latencies>, Vec<f64>, Vec<f64>), Failed> {
     let (server, speaker, listeners) = (runtime(2)?, runtime(1)?, runtime(1)?);
     let mut rounds: Vec<Latencies> = Vec::new();
     for round in 1..=options.rounds {
@@ -107,6 +108,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
     }
     let udp = server.block_on(floor::packet_to_chunk())?;
     let tcp = server.block_on(floor::event_to_listeners())?;
+    Ok((rounds, udp, tcp))
+}
+
+fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Failed> {
+    let (rounds, udp, tcp) = latency_rounds(options, recording)?;
     let of = |pick: fn(&Latencies) -> &Vec<f64>, share: f64| {
         median(rounds.iter().map(|round| quantile(pick(round), share)).collect())
     };
