@@ -70,6 +70,8 @@ pub enum DemoError {
     Wav(#[from] WavError),
     #[error("{file}: {error}", file = .file.display())]
     Unreadable { file: PathBuf, error: std::io::Error },
+    #[error("nothing on this machine translates English to `{language}`; choose from {offered}")]
+    NotOffered { language: String, offered: String },
     #[error("the session ended before the demo did")]
     Ended,
     #[error("captions did not come out in every language")]
@@ -86,7 +88,7 @@ struct News {
 /// Runs the demo; fails unless captions came out in every language.
 pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let mut settings = Settings::load(None)?;
-    settings.log.filter = "warn,rtc=off,rtc_ice=off,rtc_dtls=off,webrtc=off".to_owned();
+    settings.log.filter = "warn,rtc=off,webrtc=off".to_owned();
     telemetry::start(&settings.log)?;
     settings.web.bind = ([127, 0, 0, 1], 0).into();
     let recording = match &args.file {
@@ -97,6 +99,7 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let mut screen = Screen::new();
     introduce(&args, &recording, &mut screen);
     let stack = Stack::start(with_real_engines()?, settings).await?;
+    check_languages(&args.to, &stack)?;
     prepare(&args, &stack, &mut screen).await?;
     let shown = show(&args, &stack, &recording, transcript.as_deref(), &mut screen).await;
     stack.stop(Duration::from_secs(5)).await;
@@ -132,6 +135,16 @@ fn introduce(args: &DemoArgs, recording: &Recording, screen: &mut Screen) {
     screen.say("");
 }
 
+/// A wrong language is told now, not after a minute of listening.
+fn check_languages(wanted: &[String], stack: &Stack) -> Result<(), DemoError> {
+    let mut offered = stack.cloud.translate().map(|translate| translate.languages()).unwrap_or_default();
+    offered.insert(0, "en");
+    match wanted.iter().find(|language| !offered.iter().any(|offered| offered.eq_ignore_ascii_case(language))) {
+        None => Ok(()),
+        Some(language) => Err(DemoError::NotOffered { language: language.clone(), offered: offered[1..].join(", ") }),
+    }
+}
+
 /// Warms the engines, so that the first sentence does not pay for their start.
 async fn prepare(args: &DemoArgs, stack: &Stack, screen: &mut Screen) -> Result<(), DemoError> {
     screen.say(&screen.dim("starting the engines ..."));
@@ -141,7 +154,6 @@ async fn prepare(args: &DemoArgs, stack: &Stack, screen: &mut Screen) -> Result<
     }
     if let Some(translate) = stack.cloud.translate() {
         for language in &args.to {
-            // A language that is not there is refused, with the list of those that are, when its listener joins.
             if let Err(error) = translate.warm(language).await {
                 tracing::debug!(%error, "a language could not be warmed");
             }
