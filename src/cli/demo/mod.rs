@@ -89,7 +89,7 @@ struct News {
 /// Runs the demo; fails unless captions came out in every language.
 pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let mut settings = Settings::load(None)?;
-    settings.log.filter = "warn,rtc=off,rtc_ice=off,rtc_dtls=off,webrtc=off".to_owned();
+    settings.log.filter = "warn,rtc=off,webrtc=off".to_owned();
     telemetry::start(&settings.log)?;
     settings.web.bind = ([127, 0, 0, 1], 0).into();
     let recording = match &args.file {
