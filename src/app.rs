@@ -41,7 +41,7 @@ impl App {
         let counts = Arc::new(Counts::default());
         let catalogue = Arc::new(settings.languages.catalogue());
         let tls: Arc<ClientConfig> = socket::tls(extra_root)?;
-        let clients = Arc::new(Clients::connect(&settings.aws).await?);
+        let clients = Arc::new(Clients::connect(&settings.aws, extra_root).await?);
         let store = Arc::new(Store::memory());
         let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(&counts));
         let doors =

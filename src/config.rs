@@ -34,7 +34,7 @@ pub struct Languages {
 pub enum ConfigError {
     #[error("{0}")]
     Unreadable(#[from] config::ConfigError),
-    #[error("{} settings are wrong:\n{}", .0.len(), .0.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
+    #[error("these settings are wrong:\n{}", .0.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
     Wrong(Vec<String>),
 }
 

@@ -38,3 +38,24 @@ pub fn start(settings: &Settings) -> Result<(), TelemetryError> {
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tracing::subscriber::with_default;
+    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use crate::config::Settings;
+
+    /// The crate `webrtc` writes `TURN allocation failed from <address>` as an error.
+    #[test]
+    fn libraries_that_write_addresses_are_silent_by_default() {
+        let settings = Settings::load(None).unwrap().log;
+        let filter = EnvFilter::try_new(&settings.filter).unwrap();
+        with_default(tracing_subscriber::registry().with(filter), || {
+            assert!(!tracing::enabled!(target: "webrtc::peer_connection", tracing::Level::ERROR));
+            assert!(!tracing::enabled!(target: "rtc_ice::agent", tracing::Level::ERROR));
+            assert!(tracing::enabled!(target: "babelcast::web", tracing::Level::INFO));
+        });
+    }
+}

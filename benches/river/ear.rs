@@ -99,7 +99,7 @@ async fn clients(cloud: &str) -> Result<Clients, Failed> {
         credentials: Some(aws::StaticCredentials { access_key: "local".to_owned(), secret_key: "local".to_owned() }),
         ..aws::Settings::default()
     };
-    Ok(Clients::connect(&settings).await?)
+    Ok(Clients::connect(&settings, None).await?)
 }
 
 /// The other process. It ends when its input does.

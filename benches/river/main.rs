@@ -87,7 +87,16 @@ fn runtime(threads: usize) -> Result<Runtime, Failed> {
     Ok(Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
 }
 
-fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Failed> {
+/// The rounds that counted, and beside them what bare sockets cost here, in milliseconds.
+struct Measured {
+    rounds: Vec<Latencies>,
+    /// A packet in, a chunk out.
+    udp: Vec<f64>,
+    /// An event to ten listeners.
+    tcp: Vec<f64>,
+}
+
+fn measure_latency(options: &Options, recording: &Recording) -> Result<Measured, Failed> {
     let (server, speaker, listeners) = (runtime(2)?, runtime(1)?, runtime(1)?);
     let mut rounds: Vec<Latencies> = Vec::new();
     for round in 1..=options.rounds {
@@ -107,6 +116,11 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
     }
     let udp = server.block_on(floor::packet_to_chunk())?;
     let tcp = server.block_on(floor::event_to_listeners())?;
+    Ok(Measured { rounds, udp, tcp })
+}
+
+fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Failed> {
+    let Measured { rounds, udp, tcp } = measure_latency(options, recording)?;
     let of = |pick: fn(&Latencies) -> &Vec<f64>, share: f64| {
         median(rounds.iter().map(|round| quantile(pick(round), share)).collect())
     };

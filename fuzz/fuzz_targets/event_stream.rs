@@ -71,7 +71,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Result<ClientEvent, 
     for piece in pieces {
         reader.push(piece);
         loop {
-            match reader.next() {
+            match reader.next_frame() {
                 Ok(Some(frame)) => {
                     assert!(frame.payload().len() <= MAX_FRAME);
                     seen.push(client_event(&frame));

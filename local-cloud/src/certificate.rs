@@ -68,7 +68,8 @@ impl Certificate {
         }
     }
 
-    /// `http/1.1` is offered first: WebSockets need it, and clients that can do both then take it.
+    /// HTTP/2 first, as Transcribe has it: the Python client `amazon-transcribe` offers both and refuses to go on with
+    /// 1.1. Clients of WebSockets, which need 1.1, offer only that.
     pub fn server_config(&self) -> Result<ServerConfig, CertificateError> {
         let (chain, key) = self.der().map_err(|error| rustls::Error::General(error.to_string()))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -76,7 +77,7 @@ impl Certificate {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(vec![chain], key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 

@@ -87,9 +87,9 @@ impl Default for Settings {
 /// Why it did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{address} could not be bound")]
+    #[error("{address} could not be bound: {source}")]
     Bind { address: SocketAddr, source: std::io::Error },
-    #[error("the ICE responder could not be bound on {ip}")]
+    #[error("the ICE responder could not be bound on {ip}: {source}")]
     Ice { ip: IpAddr, source: std::io::Error },
     #[error(transparent)]
     Certificate(#[from] CertificateError),

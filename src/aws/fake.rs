@@ -31,5 +31,5 @@ pub(super) async fn clients(url: &str, settings: Settings) -> Clients {
         credentials: Some(StaticCredentials { access_key: "test".to_owned(), secret_key: "test".to_owned() }),
         ..settings
     };
-    Clients::connect(&settings).await.unwrap()
+    Clients::connect(&settings, None).await.unwrap()
 }

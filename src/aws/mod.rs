@@ -28,7 +28,7 @@ use aws_sdk_kinesisvideo::config::SharedHttpClient;
 use aws_sdk_translate::config::retry::RetryConfig;
 use aws_sdk_translate::config::timeout::TimeoutConfig;
 use aws_sdk_translate::error::{ProvideErrorMetadata, SdkError};
-use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use serde::Deserialize;
 
 use sign::{SignError, SignedUrl};
@@ -108,6 +108,8 @@ pub enum ConnectError {
     NoRegion,
     #[error("no AWS credentials in the environment, profile or container")]
     NoCredentials,
+    #[error("trusted certificates: {0}")]
+    Roots(String),
 }
 
 /// One client a service, sharing a connection pool; cheap to clone.
@@ -116,6 +118,8 @@ pub struct Clients {
     region: String,
     credentials: SharedCredentialsProvider,
     sdk: SdkConfig,
+    /// Whom every HTTP client trusts.
+    roots: TlsContext,
     kinesis_video: aws_sdk_kinesisvideo::Client,
     control_timeout: Duration,
     channel_active_timeout: Duration,
@@ -126,10 +130,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Reads the environment and builds the clients; calls no service.
-    pub async fn connect(settings: &Settings) -> Result<Clients, ConnectError> {
+    /// Reads the environment and builds the clients; calls no service. `extra_root`: PEM of a certificate to trust
+    /// besides the machine's, such as a local cloud's, whose channels may name `https` endpoints.
+    pub async fn connect(settings: &Settings, extra_root: Option<&[u8]>) -> Result<Clients, ConnectError> {
+        let roots = roots(extra_root)?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http_client())
+            .http_client(http_client(&roots))
             .timeout_config(timeouts(settings, settings.control_attempt_timeout_ms, None));
         if let Some(region) = &settings.region {
             loader = loader.region(Region::new(region.clone()));
@@ -176,6 +182,7 @@ impl Clients {
             transcribe,
             transcribe_start_timeout: millis(settings.transcribe_start_timeout_ms),
             sdk,
+            roots,
         })
     }
 
@@ -198,9 +205,16 @@ impl Clients {
     }
 }
 
-/// HTTP/1.1 and 2, rustls with aws-lc, the system's roots; serves `http://` too.
-fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc)).build_https()
+fn roots(extra: Option<&[u8]>) -> Result<TlsContext, ConnectError> {
+    let machine = TrustStore::empty().with_native_roots(true);
+    let trusted = extra.iter().fold(machine, |trusted, pem| trusted.with_pem_certificate(*pem));
+    TlsContext::builder().with_trust_store(trusted).build().map_err(|error| ConnectError::Roots(error.to_string()))
+}
+
+/// HTTP/1.1 and 2, rustls with aws-lc; serves `http://` too.
+fn http_client(roots: &TlsContext) -> SharedHttpClient {
+    let builder = aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc));
+    builder.tls_context(roots.clone()).build_https()
 }
 
 /// The SDK's own pauses (1 s and more) are made for batch work; a live caption cannot wait for them.

@@ -96,7 +96,7 @@ pub async fn start(
         let event = AudioEvent::builder().audio_chunk(Blob::new(chunk)).build();
         Ok::<_, AudioStreamError>(AudioStream::AudioEvent(event))
     });
-    let config = clients.transcribe.clone().http_client(http_client()).build();
+    let config = clients.transcribe.clone().http_client(http_client(&clients.roots)).build();
     let request = aws_sdk_transcribestreaming::Client::from_conf(config)
         .start_stream_transcription()
         .language_code(LanguageCode::from(options.language.as_str()))

@@ -13,7 +13,7 @@ pub struct ServeArgs {
     /// Settings file, read over the defaults (config/default.toml names and explains every key)
     #[arg(long, value_name = "FILE", env = "BABELCAST_CONFIG")]
     config: Option<PathBuf>,
-    /// PEM file of a certificate to trust for signaling besides the machine's
+    /// PEM file of a certificate to trust besides the machine's
     #[arg(long, value_name = "FILE")]
     extra_root: Option<PathBuf>,
 }

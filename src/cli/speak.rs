@@ -14,6 +14,7 @@ use url::Url;
 
 use super::client::ClientError;
 use super::speaker::SpeakerClient;
+use super::stop_signal;
 use crate::media::IceServer;
 use crate::media::master::{Access, Master, MasterError, MasterEvent, Settings};
 use crate::media::socket::{TlsError, tls};
@@ -59,16 +60,23 @@ pub enum SpeakError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Wav(#[from] WavError),
-    #[error(transparent)]
+    #[error("{}{}", .0, certificate_hint(.0))]
     Master(#[from] MasterError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("no token: give --token or set BABELCAST_TOKEN (`babelcast local` prints one)")]
+    NoToken,
     #[error("`{0}` is not a session id such as `blessed-covenant-420`")]
     NotASession(String),
     #[error("{file}: {error}", file = .file.display())]
     ExtraRoot { file: PathBuf, error: std::io::Error },
     #[error("babelcast did not come for the voice within {} s; is the session's server running?", VIEWER_WITHIN.as_secs())]
     NoViewer,
+}
+
+fn certificate_hint(error: &MasterError) -> &'static str {
+    let unknown = error.to_string().contains("UnknownIssuer");
+    if unknown { "; a development certificate is trusted with --extra-root FILE" } else { "" }
 }
 
 /// Puts a speaker on the air: the channel's access is fetched anew for every opening of the signaling socket.
@@ -108,6 +116,9 @@ pub async fn heard(master: &mut Master) -> Result<Instant, SpeakError> {
 
 /// Speaks until the recording is over or Ctrl-C. What happens is told on stderr.
 pub async fn run(args: SpeakArgs) -> Result<(), SpeakError> {
+    if args.token.is_none() {
+        return Err(SpeakError::NoToken);
+    }
     let recording = Recording::read(&args.file)?;
     let extra_root = match &args.extra_root {
         Some(file) => {
@@ -121,22 +132,42 @@ pub async fn run(args: SpeakArgs) -> Result<(), SpeakError> {
         Some(text) => (SessionId::parse(text).map_err(|_| SpeakError::NotASession(text.clone()))?, false),
         None => (create(&client, &args).await?, true),
     };
+    let spoken = broadcast(&client, &id, &recording, &args, extra_root.as_deref()).await;
+    // Also after a failure: an open session is one of the few a speaker may have.
+    let ended = if own { client.end(&id).await } else { client.set_kvs_connected(&id, false).await.map(|_| ()) };
+    spoken?;
+    ended?;
+    if own {
+        eprintln!("session {id} ended");
+    }
+    Ok(())
+}
+
+/// From the signaling socket to the last word, or to Ctrl-C, which is a good end.
+async fn broadcast(
+    client: &SpeakerClient,
+    id: &SessionId,
+    recording: &Recording,
+    args: &SpeakArgs,
+    extra_root: Option<&[u8]>,
+) -> Result<(), SpeakError> {
     eprintln!("listen with: babelcast listen {id} --to es --url {}", args.url);
-    let mut master = on_air(&client, &id, recording.rate, extra_root.as_deref()).await?;
-    client.set_kvs_connected(&id, true).await?;
-    heard(&mut master).await?;
+    let opening = async {
+        let mut master = on_air(client, id, recording.rate, extra_root).await?;
+        client.set_kvs_connected(id, true).await?;
+        heard(&mut master).await?;
+        Ok::<Master, SpeakError>(master)
+    };
+    let mut master = tokio::select! {
+        opened = opening => opened?,
+        () = stop_signal() => return Ok(()),
+    };
     eprintln!("on the air: {} ({:.0} s)", args.file.display(), recording.duration().as_secs_f32());
     let spoken = tokio::select! {
-        spoken = speak(&mut master, &recording, args.repeat) => spoken,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        spoken = speak(&mut master, recording, args.repeat) => spoken,
+        () = stop_signal() => Ok(()),
     };
     master.close().await;
-    if own {
-        client.end(&id).await?;
-        eprintln!("session {id} ended");
-    } else {
-        client.set_kvs_connected(&id, false).await?;
-    }
     spoken
 }
 
@@ -174,5 +205,16 @@ async fn speak(master: &mut Master, recording: &Recording, repeat: bool) -> Resu
         if !repeat {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_recording_is_named() {
+        let error = Recording::read("no/such.wav".as_ref()).map_err(SpeakError::from).unwrap_err();
+        assert!(error.to_string().starts_with("no/such.wav: "), "{error}");
     }
 }

@@ -36,7 +36,7 @@ pub const CLAUSE_PAUSE: MediaTime = MediaTime::from_millis(350);
 pub const CLAUSE_MIN_WORDS: usize = 4;
 
 /// Words after which a clause is cut even without punctuation or pause, at the widest gap: latency has a bound.
-pub const CLAUSE_MAX_WORDS: usize = 14;
+pub const CLAUSE_MAX_WORDS: usize = 10;
 
 /// Items in one utterance. Past it the utterance is closed as final and the rest begins a new one.
 pub const UTTERANCE_MAX_ITEMS: usize = 400;

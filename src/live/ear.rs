@@ -90,6 +90,8 @@ struct Work {
     quiet_until: Option<Instant>,
     /// Whether the session believes that audio comes.
     up: bool,
+    /// Why nobody is heard, as the log has it already: a channel without a speaker is tried every few seconds.
+    logged: Option<String>,
 }
 
 /// Puts frames of successive connections on one clock.
@@ -207,11 +209,19 @@ impl Ear {
                 clock.base = None;
                 clock.fastest = None;
                 work.hearing = Some((number, hearing, stop));
+                work.logged = None;
                 Some(Input::Connected(number))
             }
-            Err(AttemptError::Viewer(_)) => Some(Input::Failed(number)), // logged where it happened
             Err(error) => {
-                tracing::warn!(%error, "could not try to hear the speaker");
+                let why = error.to_string();
+                if work.logged.as_ref() != Some(&why) {
+                    match error {
+                        AttemptError::Viewer(ViewerError::Stopped) => {}
+                        AttemptError::Viewer(_) => tracing::info!(why, "no media from the speaker; trying on"),
+                        _ => tracing::warn!(why, "could not try to hear the speaker; trying on"),
+                    }
+                    work.logged = Some(why);
+                }
                 Some(Input::Failed(number))
             }
         }
@@ -245,7 +255,7 @@ impl Ear {
                 Some(Input::Quiet(number))
             }
             Event::Lost(why) => {
-                tracing::info!(?why, "the speaker's media ended");
+                tracing::debug!(?why, "the speaker's media ended");
                 work.hearing = None;
                 work.quiet_until = None;
                 Some(Input::Lost(number))

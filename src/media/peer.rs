@@ -254,10 +254,15 @@ async fn close(connection: &Arc<dyn PeerConnection>) {
     }
 }
 
-/// Those URLs of a server that the library can use: UDP without TLS. KVS hands out all three kinds.
+/// What of a server the library can use: UDP without TLS. KVS hands out all kinds; one that the library cannot read
+/// would fail the whole connection, so it is left out here.
 fn usable(server: &IceServer) -> Option<RTCIceServer> {
-    let udp = |url: &&String| (url.starts_with("stun:") || url.starts_with("turn:")) && !url.contains("transport=tcp");
-    let urls: Vec<String> = server.urls.iter().filter(udp).cloned().collect();
+    let named = !server.username.is_empty() && !server.credential.is_empty();
+    let fits = |url: &&String| {
+        let plain = url.starts_with("stun:") || url.starts_with("turn:") && named;
+        plain && rtc::ice::url::Url::parse_url(url).is_ok_and(|url| url.proto == rtc::ice::url::ProtoType::Udp)
+    };
+    let urls: Vec<String> = server.urls.iter().filter(fits).cloned().collect();
     if urls.is_empty() {
         tracing::debug!("an ICE server without any UDP address is left out");
         return None;
@@ -306,5 +311,90 @@ impl PeerConnectionEventHandler for Handler {
         if self.events.try_send(PeerEvent::Track(track)).is_err() {
             tracing::debug!("a track found nobody to hear it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    #[test]
+    fn only_servers_the_library_can_use_are_given_to_it() {
+        let server = |urls: &[&str], username: &str| IceServer {
+            urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+            username: username.into(),
+            credential: username.into(),
+        };
+        let kvs = server(
+            &[
+                "turn:192.0.2.1:443?transport=udp",
+                "turns:192.0.2.1:443?transport=udp",
+                "turns:192.0.2.1:443?transport=tcp",
+            ],
+            "1700000000:name",
+        );
+        assert_eq!(usable(&kvs).unwrap().urls, ["turn:192.0.2.1:443?transport=udp"]);
+        assert_eq!(usable(&server(&["stun:192.0.2.1:443"], "")).unwrap().urls, ["stun:192.0.2.1:443"]);
+        for urls in [&["turn:192.0.2.1:443"][..], &["turn:192.0.2.1:443?transport=tcp"], &["stun:"], &["nonsense"], &[]]
+        {
+            assert!(usable(&server(urls, "")).is_none(), "{urls:?}");
+        }
+    }
+
+    async fn offering() -> (Peer, PeerEvents, Sdp) {
+        let (peer, mut events) = Peer::new(&[], true).await.unwrap();
+        peer.receive_audio().await.unwrap();
+        let offer = peer.offer(&mut events.candidates).await.unwrap();
+        (peer, events, offer)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_offer_suits_every_kvs_master() {
+        let (_peer, _events, offer) = offering().await;
+        let text = offer.as_str();
+        for line in ["a=ice-options:trickle", "a=recvonly", "a=setup:actpass", "a=mid:0", "a=rtcp-mux"] {
+            assert!(text.lines().any(|have| have == line), "{line} is missing");
+        }
+        assert!(text.contains("a=rtpmap:111 opus/48000/2") && text.contains("a=fmtp:111 minptime=10;useinbandfec=1"));
+        assert_eq!(text.matches("m=").count(), 1, "audio only");
+        // The C SDK keeps the last fingerprint only, and knows sha-256 only.
+        assert!(text.matches("a=fingerprint:").count() == text.matches("a=fingerprint:sha-256 ").count());
+        assert!(text.contains("a=candidate:"), "gathered before it is sent");
+        offer.check().unwrap();
+    }
+
+    /// The library parses what a stranger wrote. Whatever it says to a mangled answer, it must not panic.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_mangled_answer_panics() {
+        let (mut peer, mut events, offer) = offering().await;
+        let (master, mut theirs) = Peer::new(&[], true).await.unwrap();
+        master.send_audio(7).await.unwrap();
+        master.set_remote_offer(&offer).await.unwrap();
+        let answer = master.answer(&mut theirs.candidates).await.unwrap();
+        let lines: Vec<&str> = answer.as_str().lines().collect();
+        let mut dice = StdRng::seed_from_u64(4);
+        for _ in 0..150 {
+            let mut mangled: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+            for _ in 0..dice.random_range(1..4) {
+                let at = dice.random_range(0..mangled.len());
+                match dice.random_range(0..4) {
+                    0 => drop(mangled.remove(at)),
+                    1 => mangled.insert(at, mangled[at].clone()),
+                    2 => mangled[at] = mangled[at].chars().take(mangled[at].len() / 2).collect(),
+                    _ => {
+                        mangled[at] =
+                            mangled[at].replace([' ', '1', ':'], ["", "9999999999", "-"][dice.random_range(0..3)])
+                    }
+                }
+            }
+            let mangled = Sdp::new(mangled.join("\r\n") + "\r\n");
+            if mangled.check().is_ok() && peer.set_remote_answer(&mangled).await.is_ok() {
+                (peer, events, _) = offering().await;
+            }
+        }
+        drop(events);
     }
 }

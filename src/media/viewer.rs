@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use babelcast_domain::audio::PcmFrame;
 use babelcast_domain::counts::{Count, Counts};
-use babelcast_domain::signaling::exchange::{Exchange, ExchangeFailed};
+use babelcast_domain::signaling::exchange::{ANSWER_TIMEOUT, Exchange, ExchangeFailed};
 use babelcast_domain::signaling::{self, CandidatePolicy, Message, SendRefused};
 use rtc::peer_connection::transport::RTCDtlsTransportState;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
@@ -122,7 +122,7 @@ pub async fn connect(attempt: Attempt, counts: Arc<Counts>, stop: CancellationTo
         Err(ViewerError::Stopped) => {}
         Err(error) => {
             counts.one(Count::ViewerFailed);
-            tracing::info!(%error, "no media from the speaker");
+            tracing::debug!(%error, "no media from the speaker");
         }
     }
     result
@@ -180,8 +180,9 @@ async fn first_packet(
     events: &mut mpsc::Receiver<PeerEvent>,
     signals: &mut mpsc::Receiver<Signal>,
 ) -> Result<Arc<dyn TrackRemote>, ViewerError> {
-    let mut deadline: Option<Instant> = None;
-    let mut signals_open = true;
+    // Whatever becomes of the signaling task, this ends.
+    let mut deadline = Instant::now() + ANSWER_TIMEOUT + MEDIA_TIMEOUT;
+    let (mut answered, mut signals_open) = (false, true);
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -192,13 +193,13 @@ async fn first_packet(
                 Some(PeerEvent::State(_)) => {}
             },
             signal = signals.recv(), if signals_open => match signal {
-                Some(Signal::Answered) => deadline = Some(Instant::now() + MEDIA_TIMEOUT),
+                Some(Signal::Answered) => (answered, deadline) = (true, Instant::now() + MEDIA_TIMEOUT),
                 Some(Signal::Failed(error)) => return Err(error),
-                Some(Signal::Closed(error)) if deadline.is_none() => return Err(error.into()),
+                Some(Signal::Closed(error)) if !answered => return Err(error.into()),
                 Some(Signal::Closed(_) | Signal::GoAway) => {}
                 None => signals_open = false,
             },
-            () = until(deadline) => return Err(ViewerError::NoMedia),
+            () = sleep_until(deadline) => return Err(ViewerError::NoMedia),
         }
     }
 }
@@ -242,6 +243,7 @@ struct Wire {
 enum Happened {
     Rtp(rtc::rtp::Packet),
     TrackEnded,
+    Track(Arc<dyn TrackRemote>),
     State(RTCPeerConnectionState),
     Signal(Option<Signal>),
     HeldTooLong,
@@ -261,7 +263,7 @@ impl Wire {
             },
             event = self.events.recv() => match event {
                 Some(PeerEvent::State(state)) => Happened::State(state),
-                Some(PeerEvent::Track(_)) => Happened::Nothing,
+                Some(PeerEvent::Track(track)) => Happened::Track(track),
                 None => Happened::State(RTCPeerConnectionState::Closed),
             },
             signal = self.signals.recv(), if self.signals_open => Happened::Signal(signal),
@@ -289,6 +291,8 @@ impl Hearing {
                     self.order.expire(Instant::now(), &self.counts);
                     self.decode();
                 }
+                // The speaker goes on under another stream number.
+                Happened::Track(track) => self.wire.track = track,
                 Happened::State(state) => self.state(state),
                 Happened::Signal(signal) => self.signal(signal),
                 Happened::Look => self.look().await,

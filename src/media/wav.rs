@@ -1,6 +1,6 @@
 //! A WAV file as the speaker's microphone: any rate and channels in, mono out at a rate Opus takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler};
@@ -22,6 +22,8 @@ pub struct Recording {
 /// Why a file is no recording.
 #[derive(Debug, thiserror::Error)]
 pub enum WavError {
+    #[error("{}: {error}", .file.display())]
+    In { file: PathBuf, error: Box<WavError> },
     #[error("not a readable WAV file: {0}")]
     Unreadable(#[from] hound::Error),
     #[error("WAV file without samples, channels or a sensible rate")]
@@ -38,7 +40,8 @@ impl Recording {
     /// # Errors
     /// [`WavError`], for files that are none or are too long.
     pub fn read(path: &Path) -> Result<Self, WavError> {
-        Self::from_wav(hound::WavReader::open(path)?)
+        let opened = hound::WavReader::open(path).map_err(WavError::from);
+        opened.and_then(Self::from_wav).map_err(|error| WavError::In { file: path.to_owned(), error: Box::new(error) })
     }
 
     /// The same, from a file in memory.

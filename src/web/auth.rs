@@ -193,7 +193,7 @@ impl Tokens {
     pub fn new(settings: &AuthSettings, counts: Arc<Counts>) -> Result<Self, OpenError> {
         settings.check().map_err(OpenError::Settings)?;
         let url =
-            Url::parse(&settings.jwks_url()).map_err(|_| OpenError::Settings("auth.jwks_url is no URL".into()))?;
+            Url::parse(&settings.jwks_url()).map_err(|_| OpenError::Settings("web.auth.jwks_url is no URL".into()))?;
         let mut validation = Validation::new(Algorithm::RS256);
         validation.leeway = settings.leeway_seconds;
         validation.validate_nbf = true;
@@ -276,13 +276,13 @@ impl AuthSettings {
 
     pub(super) fn check(&self) -> Result<(), String> {
         if self.issuer.is_empty() {
-            return Err("auth.issuer must be set: the `iss` of the tokens to take".into());
+            return Err("web.auth.issuer must be set: the `iss` of the tokens to take".into());
         }
         if self.client_ids.is_empty() || self.client_ids.iter().any(String::is_empty) {
-            return Err("auth.client_ids must name the app client whose tokens are taken".into());
+            return Err("web.auth.client_ids must name the app client whose tokens are taken".into());
         }
         if Url::parse(&self.jwks_url()).is_err() {
-            return Err("auth.jwks_url (or auth.issuer, which it comes from) is no URL".into());
+            return Err("web.auth.jwks_url (or web.auth.issuer, which it comes from) is no URL".into());
         }
         Ok(())
     }

@@ -117,6 +117,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<House>> for Body<T> {
             return Err(Refusal::of_http(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
         let bytes = read(request.into_body(), house.settings.max_body_bytes, house.settings.timeouts.body).await?;
+        // Serde takes an array for a struct, field by field; this API does not.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::invalid("the body must be a JSON object").into());
+        }
         match Json::<T>::from_bytes(&bytes) {
             Ok(Json(value)) => Ok(Body(value)),
             Err(JsonRejection::JsonDataError(error)) => Err(Problem::invalid(reason(&error)).into()),

@@ -111,7 +111,7 @@ async fn keep_fetching(
             }
             Err(error) => {
                 let kept = known.borrow().keys.len();
-                tracing::warn!(%error, kept, "the issuer's keys (auth.jwks_url) could not be fetched; the old ones stay");
+                tracing::warn!(%error, kept, "the issuer's keys (web.auth.jwks_url) could not be fetched; the old ones stay");
                 known.send_modify(|known| known.fetched_at = Some(Instant::now()));
             }
         }

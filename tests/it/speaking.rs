@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::house::{House, until};
 use babelcast::cli::client::ClientError;
+use babelcast::cli::speak::{SpeakArgs, heard, on_air};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_a_lost_speaker_is_reported_and_captions_resume_when_it_is_back() {
@@ -139,5 +140,36 @@ async fn the_owner_on_the_socket_is_the_speaker_and_may_end_the_session() {
     assert_eq!(speaker.joined.listener_count, 1, "the speaker is no listener");
     speaker.listener.ask("endSession", serde_json::json!({})).await.unwrap();
     listener.until(|message| matches!(message, ServerMessage::SessionEnded { .. }).then_some(())).await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_names_tls_endpoints_is_trusted_by_its_certificate_everywhere() {
+    let house = House::open_with(|_, cloud| cloud.plain_signaling = false).await;
+    let id = house.session().await;
+    let mut listener = house.listener(&id, "en").await;
+    let pem = house.stack.cloud.certificate_pem().as_bytes().to_vec();
+    let mut master = on_air(&house.client("ana"), &id, 16_000, Some(&pem)).await.unwrap();
+    listener.ready().await;
+    heard(&mut master).await.unwrap();
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_that_fails_leaves_no_session_behind() {
+    let house = House::open_with(|_, cloud| cloud.plain_signaling = false).await;
+    let args = SpeakArgs {
+        session: None,
+        file: concat!(env!("CARGO_MANIFEST_DIR"), "/demo/printing.wav").into(),
+        url: house.stack.url(),
+        token: Some(house.stack.token("ana").unwrap()),
+        from: "en".to_owned(),
+        vocabulary: None,
+        repeat: false,
+        extra_root: None, // so the cloud's own certificate is not trusted
+    };
+    let error = babelcast::cli::speak::run(args).await.unwrap_err().to_string();
+    assert!(error.contains("--extra-root"), "{error}");
+    until("the end of the session", || house.stack.app.sessions.live_count() == 0).await;
     house.close().await;
 }

@@ -6,6 +6,7 @@
 //! engine (it needs a model the user brings; a new variant of [`Engine`] with its own [`Recogniser`] is its place).
 
 mod arpa;
+mod casing;
 mod endpoint;
 mod gain;
 mod listening;

@@ -3,19 +3,20 @@
 //! Accuracy is that of a free offline model of 2015: about every fifth word of a professional reader is wrong, more of
 //! others; a vocabulary made from the talk's script brings it to a few percent. It gives no punctuation and no
 //! capitals; a capital at the beginning and a full stop at the end of an utterance are added here because the
-//! translation behind it needs them. Deliberately absent: pronunciations for words outside the dictionary (they are
-//! dropped from a vocabulary, and counted in the log).
+//! translation behind it needs them, and names are written as the vocabulary writes them. Deliberately absent:
+//! pronunciations for words outside the dictionary (they are dropped from a vocabulary, and counted in the log).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::arpa;
 use super::endpoint::{Endpointer, FRAME, Turn};
 use super::gain::{Gain, mean_square};
 use super::pocketsphinx_ffi::{Decoder, Segment, Sphinx};
 use super::{EngineError, Hypothesis, Opening, RATE, Recogniser, Word, ms};
+use super::{arpa, casing};
 
 /// What brings the libraries and the model on Debian.
 const PACKAGES: &str = "libpocketsphinx3 pocketsphinx-en-us";
@@ -58,10 +59,17 @@ impl PocketSphinx {
     pub(super) fn open(&self, opening: &Opening) -> Result<Ear, EngineError> {
         let next = self.ready.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let mut decoder = next.map_err(|_| EngineError::Failed("the decoder loader is gone"))??;
-        if let Some(phrases) = &opening.vocabulary {
-            mix_in(&mut decoder, phrases)?;
-        }
-        Ok(Ear { decoder, endpointer: Endpointer::new(), gain: Gain::default(), heard: 0, utterance: 0, open: None })
+        let phrases = opening.vocabulary.as_deref().map_or(&[][..], Vec::as_slice);
+        mix_in(&mut decoder, phrases)?;
+        Ok(Ear {
+            decoder,
+            names: casing::names(phrases),
+            endpointer: Endpointer::new(),
+            gain: Gain::default(),
+            heard: 0,
+            utterance: 0,
+            open: None,
+        })
     }
 }
 
@@ -110,7 +118,7 @@ fn load(sphinx: &Arc<Sphinx>, [hmm, lm, dict]: &[PathBuf; 3]) -> Result<Decoder,
 /// Builds the phrases' language model and mixes it with the general one.
 fn mix_in(decoder: &mut Decoder, phrases: &[String]) -> Result<(), EngineError> {
     let mut sentences = arpa::sentences(phrases);
-    let mut dropped = std::collections::BTreeSet::new();
+    let mut dropped = BTreeSet::new();
     for sentence in &mut sentences {
         sentence.retain(|word| {
             let known = decoder.knows(word);
@@ -151,6 +159,8 @@ impl Drop for TemporaryFile {
 /// One stream's recogniser.
 pub(super) struct Ear {
     decoder: Decoder,
+    /// How the vocabulary writes its names.
+    names: BTreeMap<String, String>,
     endpointer: Endpointer,
     gain: Gain,
     /// Samples.
@@ -193,7 +203,7 @@ impl Ear {
             segments.retain(|s| (s.first + s.last) * 80 < at as u64);
             rest.extend_from_slice(&open.audio[at..]);
         }
-        let mut words = words(&segments, &open);
+        let mut words = words(&segments, &open, &self.names);
         for (word, segment) in words.iter_mut().zip(segments.iter().filter(|s| is_word(&s.word))) {
             word.confidence = Some(segment.confidence);
         }
@@ -211,7 +221,7 @@ impl Ear {
 
     fn partial(&mut self) -> Option<Hypothesis> {
         let open = self.open.as_ref()?;
-        let words = words(&self.decoder.segments(), open);
+        let words = words(&self.decoder.segments(), open, &self.names);
         self.hypothesis(words, false)
     }
 
@@ -261,12 +271,12 @@ fn cut_place(segments: &[Segment], audio: &[i16]) -> usize {
     quietest(borders.collect()).or_else(|| quietest(CUT.step_by(FRAME).collect())).unwrap_or(audio.len())
 }
 
-fn words(segments: &[Segment], open: &Open) -> Vec<Word> {
+fn words(segments: &[Segment], open: &Open, names: &BTreeMap<String, String>) -> Vec<Word> {
     let at = |frame: u64| ms(open.begin) + frame * 10;
     let mut words: Vec<Word> = segments
         .iter()
         .filter(|s| is_word(&s.word))
-        .map(|s| Word::spoken(written(&s.word), at(s.first), at(s.last + 1)))
+        .map(|s| Word::spoken(written(&s.word, names), at(s.first), at(s.last + 1)))
         .collect();
     if let Some(first) = words.first_mut().filter(|_| !open.continues) {
         first.text = capital(&first.text);
@@ -280,8 +290,11 @@ fn is_word(segment: &str) -> bool {
 }
 
 /// A dictionary word as one writes it: without the mark of its pronunciation, `the(2)`.
-fn written(word: &str) -> String {
+fn written(word: &str, names: &BTreeMap<String, String>) -> String {
     let word = word.split('(').next().unwrap_or(word);
+    if let Some(name) = names.get(word) {
+        return name.clone();
+    }
     if word == "i" || word.starts_with("i'") { capital(word) } else { word.to_owned() }
 }
 
@@ -301,12 +314,15 @@ mod tests {
     #[test]
     fn marks_of_the_dictionary_and_noises_are_not_words() {
         let segments = ["<s>", "the(2)", "[NOISE]", "i'm", "++BREATH++", "<sil>", "i"].map(|w| segment(w, 0, 9));
+        let names = BTreeMap::new();
         let mut open = Open { begin: 16_000, audio: Vec::new(), continues: false };
-        let text = |open: &Open| words(&segments, open).into_iter().map(|w| w.text).collect::<Vec<_>>();
+        let text = |open: &Open| words(&segments, open, &names).into_iter().map(|w| w.text).collect::<Vec<_>>();
         assert_eq!(text(&open), ["The", "I'm", "I"]);
-        assert_eq!(words(&segments, &open)[0].end_ms, 1_100);
+        assert_eq!(words(&segments, &open, &names)[0].end_ms, 1_100);
         open.continues = true;
         assert_eq!(text(&open), ["the", "I'm", "I"]);
+        let names = BTreeMap::from([("mainz".to_owned(), "Mainz".to_owned())]);
+        assert_eq!(words(&[segment("mainz(2)", 0, 9)], &open, &names)[0].text, "Mainz");
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// [`FrameError`]; the stream has no place to go on from after it.
-    pub fn next(&mut self) -> Result<Option<Message>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Message>, FrameError> {
         let Some(mut head) = self.buffer.get(..4) else { return Ok(None) };
         let length = head.get_u32() as usize;
         if length > MAX_FRAME {
@@ -172,7 +172,7 @@ mod tests {
     fn a_frame_that_claims_too_much_is_refused_before_it_is_collected() {
         let mut reader = FrameReader::default();
         reader.push(&(MAX_FRAME as u32 + 1).to_be_bytes());
-        assert_eq!(reader.next().unwrap_err(), FrameError::TooLong(MAX_FRAME + 1));
+        assert_eq!(reader.next_frame().unwrap_err(), FrameError::TooLong(MAX_FRAME + 1));
     }
 
     proptest! {
@@ -182,7 +182,7 @@ mod tests {
             'all: for piece in pieces {
                 reader.push(&piece);
                 loop {
-                    match reader.next() {
+                    match reader.next_frame() {
                         Ok(Some(frame)) => drop(client_event(&frame)),
                         Ok(None) => break,
                         Err(_) => break 'all,
@@ -201,7 +201,7 @@ mod tests {
             }
             let mut reader = FrameReader::default();
             reader.push(&wire);
-            while let Ok(Some(frame)) = reader.next() {
+            while let Ok(Some(frame)) = reader.next_frame() {
                 drop(client_event(&frame));
             }
         }
@@ -212,7 +212,7 @@ mod tests {
             let (mut reader, mut seen) = (FrameReader::default(), Vec::new());
             for piece in wire.chunks(size) {
                 reader.push(piece);
-                while let Some(frame) = reader.next().unwrap() {
+                while let Some(frame) = reader.next_frame().unwrap() {
                     seen.push(frame.payload().to_vec());
                 }
             }

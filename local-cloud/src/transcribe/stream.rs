@@ -100,7 +100,7 @@ impl Input {
     /// What the client says next. Cancel-safe: unfinished frames stay in the reader.
     async fn next(&mut self) -> Result<ClientEvent, End> {
         loop {
-            if let Some(frame) = self.reader.next().map_err(|e| End::bad(e.to_string()))? {
+            if let Some(frame) = self.reader.next_frame().map_err(|e| End::bad(e.to_string()))? {
                 return self.take(&frame);
             }
             match self.body.frame().await {

@@ -88,7 +88,8 @@ async fn replayed_audio_says_its_words_again_and_nothing_else() {
 #[tokio::test]
 async fn observers_see_audio_arrive_and_events_leave() {
     let server = tones().await;
-    let seen: Arc<Mutex<Vec<(&str, u64, u64)>>> = Arc::default();
+    type Seen = Vec<(&'static str, u64, u64)>;
+    let seen: Arc<Mutex<Seen>> = Arc::default();
     let (audio, events) = (seen.clone(), seen.clone());
     server.transcribe.on_audio(Arc::new(move |stream, bytes, _| audio.lock().unwrap().push(("audio", stream, bytes))));
     server.transcribe.on_event(Arc::new(move |stream, n, _| events.lock().unwrap().push(("event", stream, n))));

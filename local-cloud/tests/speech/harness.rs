@@ -131,6 +131,11 @@ impl Talk {
         self.audio = None;
     }
 
+    /// Goes away in the midst of the stream; the audio's end comes with the drop of what is returned.
+    pub fn abandon(self) -> impl Sized {
+        self.audio
+    }
+
     /// The next event with results, or how the stream ended.
     pub async fn next(&mut self) -> Result<Option<Heard>, String> {
         loop {

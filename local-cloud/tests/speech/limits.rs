@@ -44,13 +44,14 @@ async fn one_stream_more_than_allowed_is_refused_and_a_closed_one_makes_room() {
     let refused = Talk::open(server.request()).await.err().unwrap();
     assert!(matches!(refused.as_service_error(), Some(Refused::LimitExceededException(_))), "{refused:?}");
     assert_eq!(refused.raw_response().unwrap().status().as_u16(), 429);
-    drop(one);
+    let audio = one.abandon();
     two.rest().await.end.unwrap();
     let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
     while server.transcribe.counts().open > 0 {
         assert!(tokio::time::Instant::now() < deadline, "dropped streams give their seat back");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    drop(audio);
     server.open().await;
     assert_eq!(server.transcribe.counts().abandoned, 1);
 }

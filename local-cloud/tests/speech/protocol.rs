@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
+use aws_sdk_transcribestreaming::config::{BehaviorVersion, Region};
 use aws_sdk_transcribestreaming::types::{ItemType, PartialResultsStability};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use aws_smithy_eventstream::frame::{read_message_from, write_message_to};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use local_cloud::engine::Engine;
 use local_cloud::engine::scripted::{Script, Scripted};
 use local_cloud::engine::tones::Tones;
-use local_cloud::transcribe::Settings;
+use local_cloud::transcribe::{Break, How, Settings, When};
 
 use crate::harness::{SECRET, Server, Talk, say, serve, tones, usual};
 
@@ -132,6 +135,35 @@ async fn garbage_instead_of_frames_is_a_bad_request() {
 
 async fn signing() -> Server {
     serve(Settings { secret: Some(SECRET.into()), ..Settings::new(Engine::Tones(Tones)) }).await
+}
+
+/// The whole cloud, as the SDK meets AWS: TLS, HTTP/2, everything signed.
+#[tokio::test]
+async fn the_assembled_cloud_serves_it_over_tls_and_http_2() {
+    let transcribe = Some(Settings::new(Engine::Tones(Tones)));
+    let settings =
+        local_cloud::Settings { secret: Some(SECRET.into()), transcribe, ..local_cloud::Settings::default() };
+    let cloud = local_cloud::LocalCloud::start(settings).await.unwrap();
+    let store = TrustStore::empty().with_pem_certificate(cloud.certificate_pem().as_bytes());
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(TlsContext::builder().with_trust_store(store).build().unwrap())
+        .build_https();
+    let config = aws_sdk_transcribestreaming::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(credentials())
+        .http_client(http)
+        .endpoint_url(cloud.https_url())
+        .build();
+    let client = aws_sdk_transcribestreaming::Client::from_conf(config);
+    let said = Talk::open(usual(&client)).await.unwrap().run(&say("the sea is great")).await;
+    assert_eq!((said.text().as_str(), said.end), ("the sea is great", Ok(())));
+    let chaos = &cloud.transcribe().unwrap();
+    chaos.chaos().end = Some(Break { when: When::Events(1), how: How::Cut, once: true });
+    let said = Talk::open(usual(&client)).await.unwrap().run(&say("the sea is great")).await;
+    assert!(said.end.is_err() && said.finals().is_empty(), "{said:?}");
+    cloud.stop().await;
 }
 
 /// What to do to one frame.

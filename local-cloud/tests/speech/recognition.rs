@@ -1,30 +1,21 @@
-//! The real recogniser on real recordings. Skips, with a printed reason, where either is missing.
+//! The real recogniser on a real recording. Skips, with a printed reason, where the engine is not installed.
 
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
 use aws_sdk_transcribestreaming::types::{Item, LanguageCode, PartialResultsStability};
-use local_cloud::engine::Engine;
 use local_cloud::engine::pocketsphinx::PocketSphinx;
+use local_cloud::engine::{Engine, EngineError};
 use local_cloud::transcribe::Settings;
 use local_cloud::wer::word_errors;
 
 use crate::harness::{Said, Server, Talk, serve};
 
-/// The directory of recordings beside the project, if it is there.
-fn recordings() -> Option<PathBuf> {
-    let places = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|p| p.join("shared/data"));
-    let found = places.into_iter().find(|p| p.join("asr/lj-001-0001.wav").is_file());
-    if found.is_none() {
-        eprintln!("skipped: no recordings in shared/data beside the project");
-    }
-    found
-}
-
-/// A server with the real engine, and the recordings.
-async fn real() -> Option<(Server, PathBuf)> {
-    let recordings = recordings()?;
-    match PocketSphinx::start(None) {
-        Ok(engine) => Some((serve(Settings::new(Engine::PocketSphinx(engine))).await, recordings)),
+/// A server with the real engine; None, with the reason printed, where the engine is not installed.
+async fn real() -> Option<Server> {
+    match ENGINE.as_ref() {
+        Ok(engine) => Some(serve(Settings::new(Engine::PocketSphinx(engine.clone()))).await),
         Err(error) => {
             eprintln!("skipped: {error}");
             None
@@ -32,11 +23,17 @@ async fn real() -> Option<(Server, PathBuf)> {
     }
 }
 
-/// Samples of a 16 kHz mono WAV, and its transcript.
-fn read(path: &Path) -> (Vec<i16>, String) {
-    let bytes = std::fs::read(path).unwrap();
-    let pcm = bytes[44..].chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
-    (pcm, std::fs::read_to_string(path.with_extension("txt")).unwrap())
+/// One for all tests: each would load a decoder to keep ready.
+static ENGINE: LazyLock<Result<Arc<PocketSphinx>, EngineError>> = LazyLock::new(|| PocketSphinx::start(None));
+
+/// The demo's recording, a professional reader: samples (16 kHz mono) of a stretch in ms, and some lines of its text.
+fn reading(stretch: Range<usize>, lines: Range<usize>) -> (Vec<i16>, String) {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");
+    let wav = std::fs::read(demo.join("printing.wav")).unwrap();
+    let pcm: Vec<i16> = wav[44..].chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
+    let text = std::fs::read_to_string(demo.join("printing.txt")).unwrap();
+    let text = text.lines().skip(lines.start).take(lines.len()).collect::<Vec<_>>().join("\n");
+    (pcm[stretch.start * 16..stretch.end * 16].to_vec(), text)
 }
 
 fn stabilised(
@@ -73,8 +70,8 @@ fn check_promises(said: &Said) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_sentence_is_mostly_understood_and_promises_are_kept() {
-    let Some((server, recordings)) = real().await else { return };
-    let (mut pcm, text) = read(&recordings.join("asr/lj-001-0001.wav"));
+    let Some(server) = real().await else { return };
+    let (mut pcm, text) = reading(0..9_655, 0..1);
     pcm.extend([0; 12_000]);
     let talk = Talk::open(stabilised(&server, PartialResultsStability::High)).await.unwrap();
     let said = talk.run(&pcm).await;
@@ -92,15 +89,12 @@ async fn a_read_sentence_is_mostly_understood_and_promises_are_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn continuous_reading_is_cut_into_utterances_without_losing_words() {
-    let Some((server, recordings)) = real().await else { return };
-    let (pcm, text) = read(&recordings.join("long/long-lj.wav"));
-    let pcm = &pcm[..16_000 * 36];
+    let Some(server) = real().await else { return };
+    let (pcm, text) = reading(0..36_000, 0..5);
     let talk = Talk::open(stabilised(&server, PartialResultsStability::High)).await.unwrap();
-    let said = talk.run(pcm).await;
+    let said = talk.run(&pcm).await;
     check_promises(&said);
-    // 36 s are the first 83 words or so.
-    let reference = text.split_whitespace().take(83).collect::<Vec<_>>().join(" ");
-    let errors = word_errors(&reference, &said.text());
+    let errors = word_errors(&text, &said.text());
     assert!(errors.rate() <= 0.35, "{errors:?}: {}", said.text());
     let finals: Vec<_> = said.results.iter().filter(|r| !r.is_partial).collect();
     assert!(finals.len() >= 3 && finals.iter().all(|f| f.end_time - f.start_time <= 12.5), "{:?}", said.finals());
@@ -109,10 +103,11 @@ async fn continuous_reading_is_cut_into_utterances_without_losing_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vocabulary_made_from_the_script_brings_the_words_out() {
-    let Some((server, recordings)) = real().await else { return };
-    let (pcm, text) = read(&recordings.join("asr/lj-001-0005.wav"));
+    let Some(server) = real().await else { return };
+    let (pcm, text) = reading(22_100..27_700, 3..4);
+    let (_, script) = reading(0..0, 0..9);
     let body = serde_json::json!({
-        "VocabularyName": "talk", "LanguageCode": "en-US", "Phrases": [text, "xyzzyplugh"],
+        "VocabularyName": "talk", "LanguageCode": "en-US", "Phrases": [script, "xyzzyplugh"],
     });
     let made = server.transcribe.json_rpc("CreateVocabulary", body.to_string().as_bytes());
     assert_eq!(made.status().as_u16(), 200);
@@ -125,14 +120,14 @@ async fn a_vocabulary_made_from_the_script_brings_the_words_out() {
 
 #[tokio::test]
 async fn a_language_the_engine_does_not_know_is_refused() {
-    let Some((server, _)) = real().await else { return };
+    let Some(server) = real().await else { return };
     let refused = Talk::open(server.request().language_code(LanguageCode::DeDe)).await.err().unwrap();
     assert!(format!("{refused:?}").contains("BadRequestException"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn digital_silence_gives_no_results() {
-    let Some((server, _)) = real().await else { return };
+    let Some(server) = real().await else { return };
     let said = server.open().await.run(&[0; 16_000 * 5]).await;
     assert!(said.results.is_empty() && said.end.is_ok() && said.heartbeats > 0);
 }

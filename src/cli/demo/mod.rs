@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use babelcast_domain::ids::SessionId;
+use babelcast_domain::language::{Catalogue, Language};
 use babelcast_domain::record::QualityTier;
 use babelcast_domain::wire::{CaptionMode, CreateSession, Envelope, ServerMessage};
 use tokio::sync::mpsc;
@@ -70,6 +71,8 @@ pub enum DemoError {
     Wav(#[from] WavError),
     #[error("{file}: {error}", file = .file.display())]
     Unreadable { file: PathBuf, error: std::io::Error },
+    #[error("`{asked}` is not offered here; choose among {offered}")]
+    Language { asked: String, offered: String },
     #[error("the session ended before the demo did")]
     Ended,
     #[error("captions did not come out in every language")]
@@ -86,7 +89,7 @@ struct News {
 /// Runs the demo; fails unless captions came out in every language.
 pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let mut settings = Settings::load(None)?;
-    settings.log.filter = "warn,rtc=off,rtc_ice=off,rtc_dtls=off,webrtc=off".to_owned();
+    settings.log.filter = "warn,rtc=off,webrtc=off".to_owned();
     telemetry::start(&settings.log)?;
     settings.web.bind = ([127, 0, 0, 1], 0).into();
     let recording = match &args.file {
@@ -97,6 +100,7 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let mut screen = Screen::new();
     introduce(&args, &recording, &mut screen);
     let stack = Stack::start(with_real_engines()?, settings).await?;
+    check_languages(&args.to, stack.app.sessions.catalogue())?;
     prepare(&args, &stack, &mut screen).await?;
     let shown = show(&args, &stack, &recording, transcript.as_deref(), &mut screen).await;
     stack.stop(Duration::from_secs(5)).await;
@@ -132,6 +136,19 @@ fn introduce(args: &DemoArgs, recording: &Recording, screen: &mut Screen) {
     screen.say("");
 }
 
+/// A language nobody can serve is worth knowing before the recording is played.
+fn check_languages(asked: &[String], catalogue: &Catalogue) -> Result<(), DemoError> {
+    let source = Language::parse("en").expect("a language code");
+    for code in asked {
+        let known = Language::parse(code).ok().and_then(|language| catalogue.resolve(&language, &source, None));
+        if known.is_none() {
+            let offered: Vec<String> = catalogue.targets().iter().map(Language::to_string).collect();
+            return Err(DemoError::Language { asked: code.escape_debug().collect(), offered: offered.join(", ") });
+        }
+    }
+    Ok(())
+}
+
 /// Warms the engines, so that the first sentence does not pay for their start.
 async fn prepare(args: &DemoArgs, stack: &Stack, screen: &mut Screen) -> Result<(), DemoError> {
     screen.say(&screen.dim("starting the engines ..."));
@@ -141,7 +158,7 @@ async fn prepare(args: &DemoArgs, stack: &Stack, screen: &mut Screen) -> Result<
     }
     if let Some(translate) = stack.cloud.translate() {
         for language in &args.to {
-            // A language that is not there is refused, with the list of those that are, when its listener joins.
+            // One that needs another name here (`pt-BR`) starts with its first clause instead.
             if let Err(error) = translate.warm(language).await {
                 tracing::debug!(%error, "a language could not be warmed");
             }
@@ -292,7 +309,7 @@ impl Stage<'_> {
                             reader.language,
                             lag.as_secs_f32()
                         );
-                        screen.say(&format!("{}  {}", screen.dim(&head), caption.text));
+                        screen.say_under(&head, &caption.text);
                     }
                     Seen::Growing => {}
                 }

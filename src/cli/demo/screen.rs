@@ -32,6 +32,20 @@ impl Screen {
         out.flush().ok();
     }
 
+    /// A line that stays: a dim head of fixed width and a text that is wrapped under itself, not under the head.
+    pub fn say_under(&mut self, head: &str, text: &str) {
+        let indent = head.chars().count() + 2;
+        if !self.live || self.width < indent + 20 {
+            self.say(&format!("{head}  {text}"));
+            return;
+        }
+        let mut head = self.dim(head);
+        for line in wrap(text, self.width - indent) {
+            self.say(&format!("{head}  {line}"));
+            head = " ".repeat(indent - 2);
+        }
+    }
+
     /// Draws the panel anew; does nothing without a terminal.
     pub fn panel(&mut self, lines: &[String]) {
         if !self.live {
@@ -79,6 +93,24 @@ impl Screen {
     }
 }
 
+/// Breaks a text between words into lines of at most `width` characters; a longer word has a line of its own.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        if line > 0 && line + 1 + word.chars().count() > width {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
 /// Cuts a line to a number of visible characters; escape sequences take no room.
 fn clip(line: &str, width: usize) -> String {
     let (mut clipped, mut seen, mut escape) = (String::new(), 0, false);
@@ -118,6 +150,13 @@ mod tests {
     #[test]
     fn a_clipped_line_keeps_its_colours_and_loses_its_length() {
         assert_eq!(clip("\x1b[2mabcdef\x1b[0m", 3), "\x1b[2mabc\x1b[0m");
+    }
+
+    #[test]
+    fn a_long_text_is_broken_between_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("incomprehensibly long", 5), ["incomprehensibly", "long"]);
+        assert_eq!(wrap("", 5), [""]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! The speech is synthetic, or the WAV file named by `BABELCAST_TEST_WAV` (16 kHz, its first ten seconds).
 
+mod browser;
+mod cloud;
 mod network;
 mod relay;
 
@@ -274,7 +276,7 @@ fn a_master_whose_plug_is_pulled_is_lost_within_two_seconds() {
         eprintln!("quiet after {quiet:?}, {lost:?} {took:?} later");
         assert_eq!(lost, Event::Lost(Lost::Path));
         // Promised: 2 s. The rest is for a machine that runs everything else at the same time.
-        assert!(quiet + took < Duration::from_secs(3), "{quiet:?} + {took:?}");
+        assert!(quiet + took < Duration::from_secs(4), "{quiet:?} + {took:?}");
     });
 }
 
@@ -451,7 +453,7 @@ async fn a_black_hole_is_noticed_and_the_next_attempt_gets_through() {
     network.swallow_all(true);
     let (lost, took) = event(&mut hearing, |event| matches!(event, Event::Lost(_))).await;
     eprintln!("{lost:?} after {took:?}");
-    assert!(took < Duration::from_secs(3));
+    assert!(took < Duration::from_secs(4));
     drop(hearing);
     let start = Instant::now();
     let Err(error) = stage.hear("srv-a-2").await else { panic!() };
@@ -459,6 +461,34 @@ async fn a_black_hole_is_noticed_and_the_next_attempt_gets_through() {
     network.swallow_all(false);
     let mut hearing = stage.hear("srv-a-3").await.unwrap();
     listen_for(&mut hearing, Duration::from_millis(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_calls_that_ended() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for round in 0..4 {
+        let stage = Stage::new().await;
+        let mut hearing = stage.hear("srv-a-1").await.unwrap();
+        listen_for(&mut hearing, Duration::from_millis(40)).await;
+        // In every order, politely and not.
+        match round {
+            0 => drop((hearing, stage)),
+            1 => drop((stage, hearing)),
+            2 => hearing.close().await,
+            _ => {
+                stage.master.close().await;
+                event(&mut hearing, |event| matches!(event, Event::Lost(_))).await;
+                hearing.close().await;
+            }
+        }
+    }
+    let left = async {
+        while tasks() > before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(SOON, left).await.is_ok(), "{} tasks left, {before} before", tasks());
 }
 
 /// How long connecting takes on networks of different badness; run by hand.
@@ -480,4 +510,54 @@ async fn measure_connecting() {
         took.sort_unstable();
         eprintln!("{percent} %: {took:?}");
     }
+}
+
+/// CPU of hearing and of speaking per stream-second; run by hand.
+#[test]
+#[ignore = "a measurement"]
+fn measure_cpu() {
+    let runtime = |name: &str| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().unwrap()
+    };
+    let (ears, mics) = (runtime("ears"), runtime("mics"));
+    let spent = |name: &str| -> f64 {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let ours = tasks
+            .filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name));
+        let spent = ours.map(|task| std::fs::read_to_string(task.path().join("schedstat")).unwrap());
+        spent.map(|stat| stat.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9).sum()
+    };
+    for streams in [1, 8] {
+        let relay = Arc::new(mics.block_on(async { mics.spawn(Relay::start(Switches::default())).await.unwrap() }));
+        let from = Arc::clone(&relay);
+        let master = mics.block_on(mics.spawn(async move { master(&from).await })).unwrap();
+        let hearings: Vec<Hearing> = (0..streams)
+            .map(|n| {
+                let attempt = attempt(&relay, &format!("srv-{streams}-{n}"));
+                ears.block_on(ears.spawn(connect(attempt, Arc::default(), CancellationToken::new()))).unwrap().unwrap()
+            })
+            .collect();
+        let playing = mics.spawn(async move { master.play(&voice(12.0)).await.unwrap() });
+        let tasks: Vec<_> = hearings
+            .into_iter()
+            .map(|mut hearing| ears.spawn(async move { listen_for(&mut hearing, Duration::from_secs(10)).await.len() }))
+            .collect();
+        let before = (spent("ears"), spent("mics"));
+        std::thread::sleep(Duration::from_secs(9));
+        let after = (spent("ears"), spent("mics"));
+        let per = |a: f64, b: f64| (a - b) * 1_000.0 / 9.0 / f64::from(streams);
+        eprintln!(
+            "{streams} streams: ear {:.2}, master {:.2} ms CPU per stream-second",
+            per(after.0, before.0),
+            per(after.1, before.1)
+        );
+        tasks.into_iter().for_each(|task| drop(ears.block_on(task)));
+        drop(playing);
+    }
+    let mut encoder = super::opus::Encoder::new(16_000, 10).unwrap();
+    let packets: Vec<_> = voice(12.0).chunks_exact(320).map(|frame| encoder.encode(frame).unwrap()).collect();
+    let mut decoder = ::opus::Decoder::new(16_000, ::opus::Channels::Mono).unwrap();
+    let start = std::time::Instant::now();
+    packets.iter().for_each(|packet| drop(decoder.decode(packet, &mut [0; 1_920], false)));
+    eprintln!("bare libopus: {:.2} ms per stream-second", start.elapsed().as_secs_f64() * 1_000.0 / 12.0);
 }

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
@@ -25,6 +27,8 @@ pub struct Switches {
     pub no_answer: bool,
     /// Puts another certificate's fingerprint into answers.
     pub wrong_fingerprint: bool,
+    /// Served to a browser.
+    pub page: &'static str,
     /// All media goes through this.
     pub network: Option<Network>,
     /// Sent to a viewer right before each answer.
@@ -65,6 +69,16 @@ impl Relay {
         format!("ws://{}/m", self.address)
     }
 
+    pub fn page_url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    pub async fn wait_for_master(&self) {
+        while !self.channel.lock().unwrap().parties.contains_key(&None) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub fn viewer_url(&self, client_id: &str) -> String {
         format!("ws://{}/v?X-Amz-ClientId={client_id}", self.address)
     }
@@ -82,7 +96,15 @@ impl Relay {
     }
 }
 
-async fn serve(tcp: TcpStream, channel: Arc<Mutex<Channel>>) {
+async fn serve(mut tcp: TcpStream, channel: Arc<Mutex<Channel>>) {
+    let mut head = [0; 6];
+    if tcp.peek(&mut head).await.is_ok() && head == *b"GET / " {
+        let page = channel.lock().unwrap().switches.page;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n", page.len());
+        let _ = tcp.write_all((head + page).as_bytes()).await;
+        let _ = tcp.read(&mut [0; 4_096]).await;
+        return;
+    }
     let mut client = None;
     #[allow(clippy::result_large_err, reason = "the library's signature")]
     let look = |request: &Request, response: Response| {

@@ -136,7 +136,7 @@ async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
         credentials: Some(credentials),
         ..Default::default()
     };
-    let clients = Arc::new(aws::Clients::connect(&aws).await.unwrap());
+    let clients = Arc::new(aws::Clients::connect(&aws, None).await.unwrap());
     let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, ..Default::default() };
     let (tls, counts) = (crate::media::socket::tls(None).unwrap(), Arc::new(Counts::default()));
     let store = Arc::new(Store::memory());

@@ -332,5 +332,4 @@ fn widest_gap(items: &[Word]) -> usize {
 }
 
 #[cfg(test)]
-#[path = "utterance_tests.rs"]
 mod tests;
