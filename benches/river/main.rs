@@ -80,6 +80,9 @@ fn options() -> Result<Options, Failed> {
             other => return Err(format!("unknown option {other}").into()),
         }
     }
+    if options.write && options.only.is_some() {
+        return Err("--write keeps all numbers, so it goes without --only".into());
+    }
     Ok(options)
 }
 
@@ -229,8 +232,7 @@ fn demo_row(options: &Options, recording: &Recording) -> Row {
         }
     }
     let value = median(found);
-    let meaning =
-        "from the first sound of the first word to text at the listener; PocketSphinx, the demo's own summary";
+    let meaning = "from the first sound of the first word, where the recogniser places it, to text at the listener; PocketSphinx, the demo's own summary";
     let meaning = if value.is_some() { meaning.to_owned() } else { format!("no number: {why}") };
     let what = "demo, first word -> first partial on screen".to_owned();
     Row { what, unit: "s", value, goal: Some(2.0), floor: None, meaning }

@@ -147,7 +147,9 @@ impl Stage {
                 let word = word(TEXTS[usize::from(text) % TEXTS.len()], start, end, true, false);
                 Input::Heard(Heard { result_id: format!("r{id}"), is_final, start, end, words: vec![word] })
             }
-            Step::Restarted(lost) => Input::RecogniserRestarted { lost: lost.map(|(from, to)| (micros(from), micros(to))) },
+            Step::Restarted(lost) => {
+                Input::RecogniserRestarted { lost: lost.map(|(from, to)| (micros(from), micros(to))) }
+            }
             Step::Down(down) => Input::RecogniserDown(down),
             Step::AudioLost(from, to) => Input::AudioLost { from: micros(from), to: micros(to) },
             Step::Answer { which, ok, text } => {
@@ -247,7 +249,10 @@ impl Stage {
 
     fn shown(&mut self, mode: CaptionMode, caption: &Caption) {
         assert!(!caption.is_final && mode != CaptionMode::Final);
-        assert!(self.finals.get(&caption.language).is_none_or(|all| !all.contains(&caption.segment_id)), "after its final");
+        assert!(
+            self.finals.get(&caption.language).is_none_or(|all| !all.contains(&caption.segment_id)),
+            "after its final"
+        );
         self.seen(Some(mode), caption);
     }
 
@@ -301,7 +306,10 @@ impl Stage {
         let spoken = self.finals.remove(&self.language_spoken()).unwrap_or_default();
         for finals in self.finals.values() {
             let mut spoken = spoken.iter();
-            assert!(finals.iter().all(|one| spoken.any(|other| other == one)), "in the order in which they were spoken");
+            assert!(
+                finals.iter().all(|one| spoken.any(|other| other == one)),
+                "in the order in which they were spoken"
+            );
         }
     }
 }

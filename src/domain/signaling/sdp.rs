@@ -97,7 +97,8 @@ impl Sdp {
         }
         let session = self.0.find("\nm=").map_or(self.0.len(), |at| at + 1);
         let (head, media) = self.0.split_at(session);
-        Sdp(format!("{head}a=ice-options:trickle\r\n{media}"))
+        let end = if head.is_empty() || head.ends_with('\n') { "" } else { "\r\n" };
+        Sdp(format!("{head}{end}a=ice-options:trickle\r\n{media}"))
     }
 
     /// The lines, whatever ends them and stands around them: the library skips a stray CR at a line's beginning, and
@@ -209,6 +210,7 @@ mod tests {
         assert_eq!(once.as_str().matches("a=ice-options:trickle\r\n").count(), 1);
         assert!(once.as_str().find("trickle") < once.as_str().find("m=audio"));
         assert_eq!(once.with_trickle(), once);
+        assert_eq!(Sdp::new("v=0").with_trickle().as_str(), "v=0\r\na=ice-options:trickle\r\n");
     }
 
     #[test]

@@ -102,7 +102,13 @@ pub struct BroadcastState {
     pub paused: bool,
     pub muted: bool,
     /// 0..1
+    #[serde(deserialize_with = "share")]
     pub volume: f32,
+}
+
+/// What is read beyond 0..1 counts as the nearer end: 1e300 is no `f32`, and could not be written again.
+fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    f32::deserialize(deserializer).map(|value| value.clamp(0.0, 1.0))
 }
 
 /// What one language sees of one utterance.
@@ -154,4 +160,18 @@ pub enum GapReason {
     AudioLost,
     SlowConnection,
     SpeakerAway,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_beyond_all_numbers_is_the_loudest() {
+        let read = |volume: &str| {
+            let text = format!(r#"{{"paused":false,"muted":false,"volume":{volume}}}"#);
+            serde_json::from_str::<BroadcastState>(&text).unwrap().volume
+        };
+        assert_eq!([read("1e300"), read("-1"), read("0.5")], [1.0, 0.0, 0.5]);
+    }
 }
