@@ -94,6 +94,10 @@ impl Stack {
             let targets = translate.languages().into_iter().filter_map(|code| Language::parse(code).ok());
             settings.languages.targets = targets.collect();
         }
+        if let Some(transcribe) = cloud.transcribe() {
+            // A speaker learns at once that the engine here does not know the language, not by captions that never come.
+            settings.languages.sources.retain(|_, dialect| transcribe.engine().understands(dialect.as_str()));
+        }
         settings.check()?;
         let app = App::start(settings, Some(cloud.certificate_pem().as_bytes())).await?;
         Ok(Stack { cloud, app })

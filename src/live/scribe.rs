@@ -45,6 +45,8 @@ pub enum ScribeEvent {
     Flushed,
 }
 
+/// What a refusal for good counts for: the backoff is at its longest from then on.
+const HOPELESS: u32 = 8;
 /// Attempts in a row after which listeners are told.
 const DOWN_AFTER: u32 = 3;
 /// Chunks that may wait for the network: 0.8 s.
@@ -152,13 +154,16 @@ impl Scribe {
             }
             Ended::ByService(Some(error)) => {
                 self.counts.one(Count::TranscribeRefused);
-                tracing::warn!(%error, failures, "the recogniser's stream failed; opening a new one");
-                failures + 1
+                if (failures + 1).is_power_of_two() {
+                    tracing::warn!(%error, failures, "the recogniser's stream failed; opening a new one");
+                }
+                // What asking again cannot mend is asked at the slowest pace: an operator may mend it meanwhile.
+                failures.saturating_add(if error.retryable() { 1 } else { HOPELESS })
             }
         };
         self.counts.one(Count::TranscribeReconnects);
-        if failures == DOWN_AFTER {
-            self.tell(ScribeEvent::Down(true)).await;
+        if failures >= DOWN_AFTER {
+            self.tell(ScribeEvent::Down(true)).await; // the session tells listeners once
         }
         failures
     }
