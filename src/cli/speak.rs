@@ -190,20 +190,24 @@ async fn speak(master: &mut Master, recording: &Recording, repeat: bool) -> Resu
     // A second of silence lets the recogniser see where the last sentence ends.
     let tail = vec![0; recording.rate as usize];
     loop {
-        master.play(&recording.samples).await?;
-        master.play(&tail).await?;
-        while let Ok(Some(event)) = timeout(Duration::ZERO, master.next()).await {
-            match event {
-                MasterEvent::SignalingClosed => eprintln!("signaling closed; the voice goes on"),
-                MasterEvent::OfferRefused { reason, .. } => eprintln!("a viewer was refused: {reason}"),
-                MasterEvent::ViewerGone { .. } => eprintln!("babelcast hung up; it comes back by itself"),
-                MasterEvent::ViewerConnected { .. }
-                | MasterEvent::FirstPacket { .. }
-                | MasterEvent::SignalingReopened => {}
-            }
+        // A second at a time, so that news is told while it is new.
+        for second in recording.samples.chunks(recording.rate as usize).chain([tail.as_slice()]) {
+            master.play(second).await?;
+            tell_news(master).await;
         }
         if !repeat {
             return Ok(());
+        }
+    }
+}
+
+async fn tell_news(master: &mut Master) {
+    while let Ok(Some(event)) = timeout(Duration::ZERO, master.next()).await {
+        match event {
+            MasterEvent::SignalingClosed => eprintln!("signaling closed; the voice goes on"),
+            MasterEvent::OfferRefused { reason, .. } => eprintln!("a viewer was refused: {reason}"),
+            MasterEvent::ViewerGone { .. } => eprintln!("babelcast hung up; it comes back by itself"),
+            MasterEvent::ViewerConnected { .. } | MasterEvent::FirstPacket { .. } | MasterEvent::SignalingReopened => {}
         }
     }
 }
