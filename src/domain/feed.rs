@@ -217,8 +217,10 @@ impl Feed {
             return self.marks.front().map_or(stream, |(_, media)| *media);
         };
         let time = *media + MediaTime::from_samples(position - at);
-        // Inside a hole the clock stands still until the next frame.
-        self.marks.get(index).map_or(time, |(_, next)| time.min(*next))
+        // Inside a hole the clock stands still until the next frame; and nobody can have heard what was not given yet,
+        // or one absurd time would make everything after it look like an echo.
+        let limit = self.marks.get(index).map(|(_, next)| *next).or(self.next_at);
+        limit.map_or(time, |limit| time.min(limit))
     }
 }
 
@@ -294,6 +296,17 @@ mod tests {
         assert_eq!((replayed.as_millis(), lost), (800, None));
         assert_eq!(std::iter::from_fn(|| feed.chunk()).count(), 8);
         assert_eq!(feed.place(heard(0, 300, false)).start.as_millis(), 1_200);
+    }
+
+    #[test]
+    fn a_result_from_the_future_is_brought_back_to_what_was_given() {
+        let mut feed = streaming();
+        feed.push(frame(0, 100, 5_000));
+        feed.hush(CHUNK);
+        let placed = feed.place(heard(0, 3_600_000, true));
+        assert_eq!(placed.end.as_millis(), 100);
+        feed.push(frame(100, 100, 5_000));
+        assert_eq!(feed.place(heard(200, 300, false)).start.as_millis(), 100);
     }
 
     #[test]
