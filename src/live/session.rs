@@ -124,6 +124,8 @@ pub struct Actor {
     pub next_listener: u64,
     pub departures: Arc<tokio::sync::Notify>,
     pub finished: Option<EndReason>,
+    pub ear_lives: bool,
+    pub scribe_lives: bool,
 }
 
 impl Actor {
@@ -134,13 +136,19 @@ impl Actor {
             let deadline = self.session.deadline(now).map(|at| self.clock.instant(at));
             let input = tokio::select! {
                 biased;
-                Some(event) = self.scribe_events.recv() => self.scribe_input(event),
+                event = self.scribe_events.recv(), if self.scribe_lives => match event {
+                    Some(event) => self.scribe_input(event),
+                    None => { self.scribe_lives = false; self.died("scribe") }
+                },
                 Some(joined) = self.jobs.join_next() => match joined {
                     Ok((language, job, result)) => Some(Input::Translated { language, job, result }),
                     // The job's deadline in the machine gives its clause up.
                     Err(error) => { self.panicked(&error); None }
                 },
-                Some(event) = self.ear_events.recv() => self.ear_input(event),
+                event = self.ear_events.recv(), if self.ear_lives => match event {
+                    Some(event) => self.ear_input(event),
+                    None => { self.ear_lives = false; self.died("ear") }
+                },
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey_command(command).await,
                     None => Some(Input::End(EndReason::Failed)),
@@ -415,6 +423,16 @@ impl Actor {
             *snapshot != before
         };
         self.snapshot.send_if_modified(fresh);
+    }
+
+    /// An ear or a scribe that ends before it is told to has panicked: a session that has gone deaf must not look alive.
+    fn died(&self, who: &str) -> Option<Input> {
+        if self.flush.is_cancelled() {
+            return None;
+        }
+        self.meter.counts.one(Count::Panics);
+        tracing::error!(who, "a task of the session died; the session is ended");
+        Some(Input::End(EndReason::Failed))
     }
 
     fn panicked(&self, error: &tokio::task::JoinError) {

@@ -396,6 +396,8 @@ impl Sessions {
             next_listener: 1,
             departures: Arc::new(Notify::new()),
             finished: None,
+            ear_lives: true,
+            scribe_lives: true,
         }
     }
 
@@ -454,6 +456,51 @@ fn new_id() -> SessionId {
         let number = rand::Rng::random_range(&mut rand::rng(), 100..1000);
         if let Some(id) = words.and_then(|words| SessionId::parse(&format!("{words}-{number}")).ok()) {
             return id;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use local_cloud::LocalCloud;
+
+    use super::*;
+    use crate::aws::{self, StaticCredentials};
+
+    async fn sessions(cloud: &LocalCloud) -> Arc<Sessions> {
+        let aws = aws::Settings {
+            region: Some("us-east-1".into()),
+            endpoint_url: Some(cloud.http_url()),
+            credentials: Some(StaticCredentials { access_key: "local".into(), secret_key: "local".into() }),
+            ..aws::Settings::default()
+        };
+        let clients = Arc::new(Clients::connect(&aws, None).await.unwrap());
+        let lang = |code: &str| Language::parse(code).unwrap();
+        let catalogue = Arc::new(Catalogue::new([(lang("en"), lang("en-US"))], vec![lang("es")]));
+        let settings = Settings { flush_deadline: Duration::from_millis(200), ..Settings::default() };
+        let (store, tls) = (Arc::new(Store::memory()), crate::media::socket::tls(None).unwrap());
+        Sessions::new(settings, clients, store, catalogue, tls, Arc::default())
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_ear_or_scribe_died_ends_as_failed_and_is_counted() {
+        let cloud =
+            LocalCloud::start(local_cloud::Settings { plain_signaling: true, ..Default::default() }).await.unwrap();
+        let sessions = sessions(&cloud).await;
+        let request: CreateSession = serde_json::from_str(r#"{"sourceLanguage":"en"}"#).unwrap();
+        let record = sessions.create(&SpeakerId::new("ana"), request).await.unwrap();
+        for limb in ["ear", "scribe"] {
+            let (sender, commands) = mpsc::channel(1);
+            let (snapshot, _watched) = watch::channel(Snapshot::default());
+            let meter = Arc::new(Meter::default());
+            let actor = sessions.actor(&record, &meter, commands, sender.downgrade(), snapshot);
+            match limb {
+                "ear" => actor.ear.as_ref().unwrap().abort(),
+                _ => actor._scribe.abort(),
+            }
+            let ended = tokio::time::timeout(Duration::from_secs(20), actor.run()).await;
+            assert_eq!(ended, Ok(EndReason::Failed), "{limb}");
+            assert_eq!(meter.counts.get(Count::Panics), 1, "{limb}");
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::house::{House, until};
 
 const SENTENCE: &str = "today we go to the old house on the river .";
 
-async fn survives(change: impl FnOnce(&mut babelcast::media::Faults), count: Count) {
+/// `count`: what must have been counted for the fault to have happened, where it can be seen.
+async fn survives(change: impl FnOnce(&mut babelcast::media::Faults), count: Option<Count>) {
     let house = House::open().await;
     let id = house.session().await;
     let speaker = house.speaker(&id).await;
@@ -19,30 +20,32 @@ async fn survives(change: impl FnOnce(&mut babelcast::media::Faults), count: Cou
         speaker.say(SENTENCE).await;
         assert_eq!(listener.final_text().await, "today we go to the old house on the river.");
     }
-    assert!(house.count(&id, count) > 0, "the fault did happen: {}", count.name());
+    if let Some(count) = count {
+        assert!(house.count(&id, count) > 0, "the fault did happen: {}", count.name());
+    }
     assert_eq!(house.count(&id, Count::ViewerConnected), 1, "no disconnect");
     house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s11_five_percent_loss_costs_no_word() {
-    survives(|faults| (faults.loss_percent, faults.seed) = (5.0, 11), Count::RtpLost).await;
+    survives(|faults| (faults.loss_percent, faults.seed) = (5.0, 11), Some(Count::RtpLost)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s11_fifteen_percent_loss_costs_no_word() {
-    survives(|faults| (faults.loss_percent, faults.seed) = (15.0, 7), Count::RtpLost).await;
+    survives(|faults| (faults.loss_percent, faults.seed) = (15.0, 7), Some(Count::RtpLost)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s11_reordered_packets_are_put_in_order() {
-    survives(|faults| (faults.reorder_percent, faults.seed) = (10.0, 3), Count::RtpReordered).await;
+    survives(|faults| (faults.reorder_percent, faults.seed) = (10.0, 3), Some(Count::RtpReordered)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s11_packets_that_come_twice_are_heard_once() {
-    // SRTP's replay protection drops most copies before they are counted as packets.
-    survives(|faults| (faults.duplicate_percent, faults.seed) = (20.0, 5), Count::RtpReceived).await;
+    // SRTP's replay protection drops the copies before anybody could count them: only the words can tell.
+    survives(|faults| (faults.duplicate_percent, faults.seed) = (20.0, 5), None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
