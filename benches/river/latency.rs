@@ -24,7 +24,6 @@ use babelcast::media::master::Master;
 use babelcast::media::wav::Recording;
 use babelcast_domain::counts::Count;
 use babelcast_domain::ids::SessionId;
-use babelcast_domain::record::QualityTier;
 use babelcast_domain::wire::{Caption, CaptionMode, CreateSession, ServerMessage};
 use local_cloud::engine::Engine;
 use local_cloud::engine::scripted::{Line, Script, Scripted};
@@ -157,15 +156,7 @@ fn observe(stack: &Stack) -> Result<(Log, Log), Failed> {
 }
 
 fn talk() -> CreateSession {
-    CreateSession {
-        source_language: "en".to_owned(),
-        quality_tier: QualityTier::Standard,
-        target_languages: None,
-        title: None,
-        recording: false,
-        glossary: None,
-        vocabulary: None,
-    }
+    CreateSession::new("en")
 }
 
 /// A listener that has joined and notes what it sees until the session ends.

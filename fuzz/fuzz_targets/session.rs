@@ -240,7 +240,7 @@ impl Stage {
                 assert!(!text.trim().is_empty());
                 self.asked.push((language, job, text));
             }
-            Effect::SaveEnded(_) => self.saved_end += 1,
+            Effect::Save(Change::Ended(_)) => self.saved_end += 1,
             Effect::Finish(_) => self.finished += 1,
             _ => {}
         }

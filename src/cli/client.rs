@@ -92,6 +92,7 @@ impl Listener {
             captions: wish.captions,
             audio: false,
             audio_format: None,
+            access_code: None,
             resume: wish.resume,
         };
         let join = serde_json::to_value(join).map_err(|error| ClientError::Protocol(error.to_string()))?;

@@ -162,7 +162,15 @@ impl<Out: Write, Notes: Write> Screen<Out, Notes> {
                 self.note("the session is over")?;
                 Ok(Shown::Last)
             }
-            ServerMessage::SessionStatus { .. } | ServerMessage::Pong => Ok(Shown::More),
+            ServerMessage::BroadcastState(state) if state.paused => self.note("the speaker has paused"),
+            ServerMessage::BroadcastState(_)
+            | ServerMessage::SessionStatus(_)
+            | ServerMessage::SessionCreated { .. }
+            | ServerMessage::ListenerStats { .. }
+            | ServerMessage::AudioQuality(_)
+            | ServerMessage::Reauthenticate { .. }
+            | ServerMessage::Authenticated { .. }
+            | ServerMessage::Pong => Ok(Shown::More),
         }
     }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use babelcast_domain::ids::SessionId;
-use babelcast_domain::record::QualityTier;
 use babelcast_domain::signaling::CandidatePolicy;
 use babelcast_domain::wire::CreateSession;
 use tokio::time::{Instant, timeout};
@@ -172,15 +171,7 @@ async fn broadcast(
 }
 
 async fn create(client: &SpeakerClient, args: &SpeakArgs) -> Result<SessionId, SpeakError> {
-    let request = CreateSession {
-        source_language: args.from.clone(),
-        quality_tier: QualityTier::Standard,
-        target_languages: None,
-        title: None,
-        recording: false,
-        glossary: None,
-        vocabulary: args.vocabulary.clone(),
-    };
+    let request = CreateSession { vocabulary: args.vocabulary.clone(), ..CreateSession::new(args.from.as_str()) };
     let view = client.create(&request).await?;
     eprintln!("session {} is open", view.session_id);
     Ok(view.session_id)

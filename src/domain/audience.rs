@@ -54,6 +54,14 @@ impl Audience {
         self.members.values().filter(|member| member.role == Role::Listener).count() as u64
     }
 
+    pub fn by_language(&self) -> BTreeMap<Language, u64> {
+        let mut counts = BTreeMap::new();
+        for member in self.members.values().filter(|member| member.role == Role::Listener) {
+            *counts.entry(member.language.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     /// The next moment at which a language falls out of demand by itself.
     pub fn deadline(&self) -> Option<Duration> {
         self.lingering.values().min().copied()

@@ -72,3 +72,62 @@ impl fmt::Debug for SpeakerId {
 /// One WebSocket connection in one session, as the session's actor counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u64);
+
+/// One running server, as leases and presence counters know it. New with every start: a restarted process is
+/// another node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(String);
+
+impl NodeId {
+    pub fn new(name: impl Into<String>) -> Self {
+        NodeId(name.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a listener must know to join, where the speaker wants it. Cannot be printed.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct AccessCode(String);
+
+/// The text cannot be an access code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an access code has 4 to 64 printable characters without spaces")]
+pub struct NotAnAccessCode;
+
+impl AccessCode {
+    pub fn parse(text: &str) -> Result<Self, NotAnAccessCode> {
+        let fits = (4..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if fits { Ok(AccessCode(text.to_owned())) } else { Err(NotAnAccessCode) }
+    }
+
+    /// Compares in a time that does not tell how much of it is right.
+    pub fn is(&self, offered: &str) -> bool {
+        let (mine, theirs) = (self.0.as_bytes(), offered.as_bytes());
+        let differs = mine.iter().zip(theirs).fold(mine.len() ^ theirs.len(), |sum, (a, b)| sum | usize::from(a ^ b));
+        differs == 0
+    }
+}
+
+impl fmt::Debug for AccessCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessCode(…)")
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessCode {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        AccessCode::parse(&text).map_err(serde::de::Error::custom)
+    }
+}

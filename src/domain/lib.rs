@@ -12,6 +12,7 @@ pub mod ids;
 pub mod language;
 pub mod ledger;
 pub mod limits;
+pub mod line;
 pub mod quality;
 pub mod record;
 pub mod session;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{SessionId, SpeakerId};
+use crate::ids::{AccessCode, NodeId, SessionId, SpeakerId};
 use crate::language::Language;
 use crate::time::UnixMs;
 
@@ -95,12 +95,44 @@ pub struct SessionRecord {
     /// Name of a Transcribe custom vocabulary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<String>,
+    /// What listeners must know to join; absent: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_code: Option<AccessCode>,
+    /// Only the owner may read the transcript.
+    #[serde(default)]
+    pub private_transcript: bool,
     pub created_at: UnixMs,
     pub updated_at: UnixMs,
     /// Epoch seconds: DynamoDB's TTL attribute.
     pub expires_at: u64,
-    /// Grows by one with every write; a writer names the version it read.
+    /// Grows by one with every change; renewing a lease is none.
     pub version: u64,
+    /// The node whose process runs the session, until `lease_until`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_owner: Option<NodeId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_until: Option<UnixMs>,
+    /// Grows by one whenever the lease is taken; what the owner of an older one writes is refused.
+    #[serde(default)]
+    pub fence: u64,
+}
+
+/// One change of a record. What may follow what is decided here, for every store alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    KvsConnected(bool),
+    /// `active` or `paused`; the end has a reason and is [`Change::Ended`].
+    Paused(bool),
+    Ended(EndReason),
+    Edited(Edit),
+}
+
+/// What an owner may change at any time. `None` leaves as it is; `Some(None)` takes away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edit {
+    pub title: Option<Option<String>>,
+    pub target_languages: Option<Option<Vec<Language>>>,
+    pub private_transcript: Option<bool>,
 }
 
 impl SessionRecord {
@@ -112,6 +144,42 @@ impl SessionRecord {
     /// The status as users are told it: `expired` wins over what is stored.
     pub fn actual_status(&self, now: UnixMs) -> &'static str {
         if self.is_expired(now) && self.status != Status::Ended { "expired" } else { self.status.as_str() }
+    }
+
+    /// Applies one change: nothing changes what has ended.
+    ///
+    /// # Errors
+    /// The status that does not allow it.
+    pub fn apply(&mut self, now: UnixMs, change: &Change) -> Result<(), Status> {
+        if self.status == Status::Ended {
+            return Err(self.status);
+        }
+        match change {
+            Change::KvsConnected(connected) => self.speaker_kvs_connected = *connected,
+            Change::Paused(paused) => self.status = if *paused { Status::Paused } else { Status::Active },
+            Change::Ended(reason) => {
+                self.status = Status::Ended;
+                self.end_reason = Some(*reason);
+                self.speaker_kvs_connected = false;
+                self.lease_owner = None;
+                self.lease_until = None;
+            }
+            Change::Edited(edit) => {
+                let Edit { title, target_languages, private_transcript } = edit.clone();
+                self.title = title.unwrap_or_else(|| self.title.take());
+                self.target_languages = target_languages.unwrap_or_else(|| self.target_languages.take());
+                self.private_transcript = private_transcript.unwrap_or(self.private_transcript);
+            }
+        }
+        self.updated_at = now;
+        self.version += 1;
+        Ok(())
+    }
+
+    /// Whether somebody else's lease runs at this time.
+    pub fn is_leased_by_other(&self, node: &NodeId, now: UnixMs) -> bool {
+        self.lease_owner.as_ref().is_some_and(|owner| owner != node)
+            && self.lease_until.is_some_and(|until| until > now)
     }
 
     pub fn is_joinable(&self, now: UnixMs) -> bool {
@@ -144,6 +212,11 @@ mod tests {
             updated_at: UnixMs(2_000),
             expires_at: 86_401,
             version: 1,
+            access_code: Some(AccessCode::parse("tulip").unwrap()),
+            private_transcript: false,
+            lease_owner: Some(NodeId::new("n1")),
+            lease_until: Some(UnixMs(3_000)),
+            fence: 1,
         }
     }
 
@@ -171,6 +244,11 @@ mod tests {
             "updatedAt",
             "expiresAt",
             "version",
+            "accessCode",
+            "privateTranscript",
+            "leaseOwner",
+            "leaseUntil",
+            "fence",
         ];
         expected.sort_unstable();
         let mut names = names;
@@ -187,6 +265,20 @@ mod tests {
         assert!(record.is_joinable(UnixMs(86_400_999)));
         assert!(!record.is_joinable(UnixMs(86_401_000)));
         assert_eq!(record.actual_status(UnixMs(86_401_000)), "expired");
+    }
+
+    #[test]
+    fn an_edit_changes_what_it_names_and_nothing_changes_what_has_ended() {
+        let mut record = full();
+        let edit = Edit { title: Some(None), ..Edit::default() };
+        record.apply(UnixMs(5_000), &Change::Edited(edit.clone())).unwrap();
+        assert_eq!((record.title.as_deref(), record.target_languages.is_some(), record.version), (None, true, 2));
+        record.apply(UnixMs(6_000), &Change::Ended(EndReason::Speaker)).unwrap();
+        let ended = record.clone();
+        for change in [Change::Paused(true), Change::Ended(EndReason::Failed), Change::Edited(edit)] {
+            assert_eq!(record.apply(UnixMs(7_000), &change), Err(Status::Ended));
+        }
+        assert_eq!(record, ended);
     }
 
     #[test]

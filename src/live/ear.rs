@@ -58,6 +58,8 @@ pub struct Ear {
     pub events: mpsc::Sender<EarEvent>,
     /// The speaker's last word on whether it is connected; `None` while it has said nothing.
     pub expect: watch::Receiver<Option<bool>>,
+    /// False while the broadcast is paused or muted: the recogniser then hears nothing.
+    pub listening: watch::Receiver<bool>,
     pub meter: Arc<Meter>,
     /// The channel's viewer endpoints, asked for once and again only after a failure: the service limits the calls.
     pub endpoints: KnownEndpoints,
@@ -246,8 +248,10 @@ impl Ear {
                     // A level that finds no room is as good as the next one.
                     self.events.try_send(EarEvent::Level(level)).ok();
                 }
-                let dropped = self.frames.push(frame);
-                self.meter.counts.add(Count::FramesDropped, dropped);
+                if *self.listening.borrow() {
+                    let dropped = self.frames.push(frame);
+                    self.meter.counts.add(Count::FramesDropped, dropped);
+                }
                 Some(Input::Sound(number))
             }
             Event::Quiet => {

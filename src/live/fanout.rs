@@ -6,7 +6,7 @@ use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::ids::{ListenerId, SessionId};
 use babelcast_domain::language::Language;
 use babelcast_domain::time::UnixMs;
-use babelcast_domain::wire::{CaptionMode, Envelope, ServerMessage};
+use babelcast_domain::wire::{CaptionMode, Envelope, Role, ServerMessage, SetPlayback};
 use bytes::Bytes;
 
 use super::outbox::{Outbox, Pushed, SegmentKey};
@@ -14,6 +14,9 @@ use super::outbox::{Outbox, Pushed, SegmentKey};
 struct Member {
     language: Language,
     mode: CaptionMode,
+    /// No partials while the listener has paused.
+    paused: bool,
+    role: Role,
     outbox: Outbox,
 }
 
@@ -29,8 +32,40 @@ impl Fanout {
         Fanout { session, members: BTreeMap::new(), counts }
     }
 
-    pub fn add(&mut self, listener: ListenerId, language: Language, mode: CaptionMode, outbox: Outbox) {
-        self.members.insert(listener, Member { language, mode, outbox });
+    pub fn add(&mut self, listener: ListenerId, language: Language, mode: CaptionMode, role: Role, outbox: Outbox) {
+        self.members.insert(listener, Member { language, mode, paused: false, role, outbox });
+    }
+
+    pub fn set_playback(&mut self, listener: ListenerId, wanted: SetPlayback) {
+        if let Some(member) = self.members.get_mut(&listener) {
+            member.mode = wanted.captions.unwrap_or(member.mode);
+            member.paused = wanted.paused.unwrap_or(member.paused);
+        }
+    }
+
+    /// The connections of the speaker.
+    pub fn speakers(&self) -> Vec<ListenerId> {
+        self.members.iter().filter(|(_, member)| member.role == Role::Speaker).map(|(id, _)| *id).collect()
+    }
+
+    /// Something to know now, for the speaker only.
+    pub fn tell_speaker(&self, wall: UnixMs, message: ServerMessage) {
+        let mut speakers = self.members.values().filter(|member| member.role == Role::Speaker).peekable();
+        if speakers.peek().is_none() {
+            return;
+        }
+        let text = self.encode(message, wall, None, None);
+        for member in speakers {
+            let pushed = member.outbox.push_durable(None, text.clone());
+            self.count(pushed);
+        }
+    }
+
+    /// Lets one connection have what waits for it, then close.
+    pub fn close(&self, listener: ListenerId, code: u16, reason: &'static str) {
+        if let Some(member) = self.members.get(&listener) {
+            member.outbox.close(code, reason);
+        }
     }
 
     pub fn remove(&mut self, listener: ListenerId) {
@@ -50,7 +85,7 @@ impl Fanout {
 
     /// A partial, for the listeners of this language who see partials in this mode.
     pub fn show(&self, language: &Language, mode: CaptionMode, segment: &str, wall: UnixMs, message: ServerMessage) {
-        let mut concerned = self.of(language).filter(|(_, member)| member.mode == mode).peekable();
+        let mut concerned = self.of(language).filter(|(_, member)| member.mode == mode && !member.paused).peekable();
         if concerned.peek().is_none() {
             return;
         }

@@ -18,6 +18,6 @@ mod task;
 pub use outbox::Delivery;
 
 pub use seat::Seat;
-pub use session::{JoinRequest, Meter, Snapshot};
+pub use session::{Control, JoinRequest, Meter, Snapshot};
 pub use sessions::{Found, Sessions};
 pub use settings::{Patience, Settings};

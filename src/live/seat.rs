@@ -5,11 +5,12 @@ use std::sync::Arc;
 use babelcast_domain::error::Problem;
 use babelcast_domain::ids::ListenerId;
 use babelcast_domain::ledger::Stage;
+use babelcast_domain::wire::SetPlayback;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::outbox::{Delivery, OutboxReader};
-use super::session::{Command, Meter};
+use super::session::{Command, Control, Meter};
 
 /// Dropping it leaves the session as if the connection had been cut; [`Seat::leave`] says goodbye on purpose.
 #[derive(Debug)]
@@ -67,6 +68,15 @@ impl Seat {
     /// `sessionStatus` then comes through [`Seat::next`].
     pub async fn report_status(&self, request_id: Option<String>) -> Result<(), Problem> {
         self.send(Command::ReportStatus { listener: self.listener, request_id }).await
+    }
+
+    pub async fn set_playback(&self, wanted: SetPlayback) -> Result<(), Problem> {
+        self.send(Command::SetPlayback { listener: self.listener, wanted }).await
+    }
+
+    /// The speaker's controls; who may use them is the door's to know. Everyone hears of it by `broadcastState`.
+    pub async fn control(&self, control: Control) -> Result<(), Problem> {
+        self.send(Command::Control(control)).await
     }
 
     pub async fn leave(self) {

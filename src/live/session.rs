@@ -12,9 +12,9 @@ use babelcast_domain::ids::ListenerId;
 use babelcast_domain::language::Language;
 use babelcast_domain::ledger::{Ledger, Stage};
 use babelcast_domain::quality::AudioLevel;
-use babelcast_domain::record::{EndReason, SessionRecord, Status};
+use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
 use babelcast_domain::session::{Effect, Input, Session, To};
-use babelcast_domain::wire::{BroadcastState, CaptionMode, Resume, Role, ServerMessage, SessionJoined};
+use babelcast_domain::wire::{CaptionMode, Resume, Role, ServerMessage, SessionJoined, SetPlayback, StatusView};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::aws::Clients;
-use crate::store::{Change, Store};
+use crate::store::{Expected, Store};
 
 use super::clock::Clock;
 use super::ear::EarEvent;
@@ -64,6 +64,21 @@ pub enum Command {
         listener: ListenerId,
         request_id: Option<String>,
     },
+    SetPlayback {
+        listener: ListenerId,
+        wanted: SetPlayback,
+    },
+    /// The speaker's controls; everyone is told by `broadcastState`.
+    Control(Control),
+    /// The owner changes the record; `paused` beside what may be changed at any time.
+    Edit {
+        edit: Edit,
+        paused: Option<bool>,
+        answer: oneshot::Sender<SessionRecord>,
+    },
+    Status {
+        answer: oneshot::Sender<StatusView>,
+    },
     SpeakerSays {
         connected: bool,
         answer: oneshot::Sender<()>,
@@ -74,6 +89,13 @@ pub enum Command {
     },
     /// The process is going away: listeners are asked to reconnect, then the session ends here.
     GoAway,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Control {
+    Pause(bool),
+    Mute(bool),
+    Volume(f32),
 }
 
 /// What others may see of a session without asking it.
@@ -113,6 +135,7 @@ pub struct Actor {
     pub snapshot: watch::Sender<Snapshot>,
     pub ear_events: mpsc::Receiver<EarEvent>,
     pub expect: watch::Sender<Option<bool>>,
+    pub listening: watch::Sender<bool>,
     pub scribe_events: mpsc::Receiver<ScribeEvent>,
     pub flush: CancellationToken,
     /// Taken at the end, so that nothing is heard any more while the last words are said.
@@ -199,8 +222,10 @@ impl Actor {
                     self.ear = None;
                     self.flush.cancel();
                 }
-                Effect::SaveConnected(connected) => self.save(Change::KvsConnected(connected)).await,
-                Effect::SaveEnded(reason) => self.save(Change::Ended(reason)).await,
+                Effect::Listen(listening) => {
+                    self.listening.send_replace(listening);
+                }
+                Effect::Save(change) => self.save(change).await,
                 Effect::Count(count, n) => self.meter.counts.add(count, n),
                 Effect::Finish(reason) => self.finished = Some(reason),
             }
@@ -249,7 +274,8 @@ impl Actor {
 
     /// A store that fails costs nobody a caption: it is logged, counted, and the live state stands.
     async fn save(&mut self, change: Change) {
-        match self.store.change(&self.record.session_id, self.clock.now().wall, change).await {
+        let now = self.clock.now().wall;
+        match self.store.change(&self.record.session_id, now, Expected::default(), &change).await {
             Ok(record) => self.record = record,
             Err(error) => {
                 self.meter.counts.one(Count::StoreErrors);
@@ -307,12 +333,31 @@ impl Actor {
                 None
             }
             Command::ReportStatus { listener, request_id } => {
-                let message = ServerMessage::SessionStatus {
-                    status: self.record.status,
-                    speaker_kvs_connected: self.session.speaker_connected(),
-                    listener_count: self.session.listeners(),
-                };
+                let message = ServerMessage::SessionStatus(self.session.status_view());
                 self.fanout.answer(listener, self.clock.now().wall, None, request_id, message);
+                None
+            }
+            Command::SetPlayback { listener, wanted } => {
+                self.fanout.set_playback(listener, wanted);
+                None
+            }
+            Command::Control(control) => Some(match control {
+                Control::Pause(paused) => Input::Pause(paused),
+                Control::Mute(muted) => Input::Mute(muted),
+                Control::Volume(volume) => Input::Volume(volume),
+            }),
+            Command::Edit { edit, paused, answer } => {
+                if edit != Edit::default() {
+                    self.handle(Input::Edit(edit)).await;
+                }
+                if let Some(paused) = paused {
+                    self.handle(Input::Pause(paused)).await;
+                }
+                answer.send(self.record.clone()).ok();
+                None
+            }
+            Command::Status { answer } => {
+                answer.send(self.session.status_view()).ok();
                 None
             }
             Command::SpeakerSays { connected, answer } => {
@@ -351,7 +396,7 @@ impl Actor {
         self.next_listener += 1;
         let (outbox, reader) = outbox();
         self.log.open(&language);
-        self.fanout.add(listener, language.clone(), request.captions, outbox);
+        self.fanout.add(listener, language.clone(), request.captions, request.role, outbox);
         self.handle(Input::Joined { listener, language: language.clone(), role: request.role }).await;
         self.welcome(listener, &language, request);
         let seat = Seat::new(
@@ -384,7 +429,7 @@ impl Actor {
             epoch: self.log.epoch(),
             resumed,
             history: if resumed { Vec::new() } else { self.log.history(language, now.mono) },
-            broadcast_state: BroadcastState { paused: self.record.status == Status::Paused, muted: false, volume: 1.0 },
+            broadcast_state: self.session.broadcast(),
         };
         let message = ServerMessage::SessionJoined(Box::new(joined));
         self.fanout.answer(listener, now.wall, Some(seq), request.request_id, message);

@@ -8,9 +8,9 @@ use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::{SessionId, SpeakerId};
 use babelcast_domain::language::{Catalogue, Language};
-use babelcast_domain::record::{EndReason, SessionRecord, SignalingEndpoints, Status};
+use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, SignalingEndpoints, Status};
 use babelcast_domain::session::Session;
-use babelcast_domain::wire::{ConnectionView, CreateSession, IceServerView};
+use babelcast_domain::wire::{ConnectionView, CreateSession, IceServerView, PatchSession, StatusView};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ use crate::aws::Clients;
 use crate::aws::kvs::{self, KvsError, Role};
 use crate::aws::sign;
 use crate::aws::transcribe::Options;
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Expected, Store, StoreError};
 
 use super::clock::Clock;
 use super::ear::Ear;
@@ -39,6 +39,8 @@ use super::task;
 const COMMANDS: usize = 256;
 /// Names tried before giving up; each has some 900 × 10⁶ forms.
 const NAME_ATTEMPTS: usize = 8;
+/// Sessions in one page of a list.
+const PAGE: usize = 50;
 /// How long an actor may take to answer a door.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -118,7 +120,7 @@ impl Sessions {
                 }
             };
             let record = self.new_record(id, speaker, &request, (&source, &targets), &channel, endpoints);
-            match self.store.create(record.clone()).await {
+            match self.store.create(&record).await {
                 Ok(()) => {
                     self.counts.one(Count::SessionsCreated);
                     self.start(&record);
@@ -144,6 +146,59 @@ impl Sessions {
         }
         let listener_count = self.snapshot(id).map_or(0, |snapshot| snapshot.listeners);
         Ok(Found { record, listener_count })
+    }
+
+    /// A speaker's own sessions, newest first, and the cursor of the next page.
+    pub async fn list(
+        &self,
+        speaker: &SpeakerId,
+        cursor: Option<&str>,
+    ) -> Result<(Vec<Found>, Option<String>), Problem> {
+        let now = self.clock.now().wall;
+        let page = self.store.list(speaker, now, cursor, PAGE).await.map_err(|error| match error {
+            StoreError::BadCursor => Problem::invalid("`cursor` is not one of ours: leave it out for the first page"),
+            error => self.store_failed(&error),
+        })?;
+        let found = |record: SessionRecord| {
+            let listener_count = self.snapshot(&record.session_id).map_or(0, |snapshot| snapshot.listeners);
+            Found { record, listener_count }
+        };
+        Ok((page.records.into_iter().map(found).collect(), page.cursor))
+    }
+
+    /// Changes what an owner may change. A session that has ended changes no more: `CONFLICT`.
+    pub async fn edit(self: &Arc<Self>, id: &SessionId, patch: PatchSession) -> Result<Found, Problem> {
+        patch.check()?;
+        let found = self.find(id).await?;
+        if found.record.status == Status::Ended {
+            return Err(Problem::new(ErrorCode::Conflict, "the session has ended and cannot be changed any more"));
+        }
+        let target_languages = match patch.target_languages {
+            Some(Some(asked)) => Some(Some(self.targets(&found.record.source_language, &asked)?)),
+            other => other.map(|_| None),
+        };
+        let edit = Edit { title: patch.title, target_languages, private_transcript: patch.private_transcript };
+        let paused = patch.status.map(|status| status == Status::Paused);
+        let (answer, answered) = oneshot::channel();
+        let record = self.ask(id, Command::Edit { edit, paused, answer }, answered).await?;
+        Ok(Found { record, ..found })
+    }
+
+    /// What pollers are told.
+    pub async fn status(&self, id: &SessionId) -> Result<StatusView, Problem> {
+        let Found { record, listener_count } = self.find(id).await?;
+        let (answer, answered) = oneshot::channel();
+        match self.ask(id, Command::Status { answer }, answered).await {
+            Ok(view) => Ok(view),
+            // Not here, or over: what the record says.
+            Err(problem) if problem.code == ErrorCode::SessionNotFound => Ok(StatusView {
+                status: record.status,
+                speaker_kvs_connected: record.speaker_kvs_connected,
+                listener_count,
+                languages: BTreeMap::new(),
+            }),
+            Err(problem) => Err(problem),
+        }
     }
 
     /// Ends a session; ending an ended one changes nothing.
@@ -237,23 +292,23 @@ impl Sessions {
     /// A dialect the recogniser knows for the source, and targets that are offered.
     fn languages(&self, request: &CreateSession) -> Result<(Language, Option<Vec<Language>>), Problem> {
         let sources: Vec<Language> = self.catalogue.sources().cloned().collect();
-        let unsupported = |asked: &str, offered: &[Language]| {
-            let asked: String = asked.chars().filter(|c| !c.is_control()).take(35).collect();
-            Problem::unsupported_language(&asked, offered)
-        };
         let source = Language::parse(&request.source_language).ok().filter(|one| self.catalogue.dialect(one).is_some());
         let source = source.ok_or_else(|| unsupported(&request.source_language, &sources))?;
-        let Some(asked) = &request.target_languages else { return Ok((source, None)) };
+        let targets = request.target_languages.as_ref().map(|asked| self.targets(&source, asked)).transpose()?;
+        Ok((source, targets))
+    }
+
+    /// An allow-list of languages that are offered.
+    fn targets(&self, source: &Language, asked: &[String]) -> Result<Vec<Language>, Problem> {
         let mut targets = Vec::new();
         for one in asked {
-            let known =
-                Language::parse(one).ok().filter(|one| self.catalogue.targets().contains(one) || *one == source);
+            let known = Language::parse(one).ok().filter(|one| self.catalogue.targets().contains(one) || one == source);
             let known = known.ok_or_else(|| unsupported(one, self.catalogue.targets()))?;
             if !targets.contains(&known) {
                 targets.push(known);
             }
         }
-        Ok((source, Some(targets)))
+        Ok(targets)
     }
 
     async fn open_channel(&self, id: &SessionId) -> Result<kvs::Channel, KvsError> {
@@ -290,7 +345,12 @@ impl Sessions {
             created_at: now,
             updated_at: now,
             expires_at: now.plus(self.settings.session_ttl).as_secs(),
+            access_code: request.access_code.clone(),
+            private_transcript: request.private_transcript,
             version: 1,
+            lease_owner: None,
+            lease_until: None,
+            fence: 1,
         }
     }
 
@@ -347,6 +407,7 @@ impl Sessions {
         let (ear_sender, ear_events) = mpsc::channel(64);
         let (scribe_sender, scribe_events) = mpsc::channel(64);
         let (expect, expected) = watch::channel(None);
+        let (listening, heard) = watch::channel(record.status != Status::Paused);
         let source = &record.source_language;
         let ear = Ear {
             clients: Arc::clone(&self.clients),
@@ -357,6 +418,7 @@ impl Sessions {
             frames: frames.clone(),
             events: ear_sender,
             expect: expected,
+            listening: heard,
             meter: Arc::clone(meter),
             endpoints: Arc::default(),
             first_attempt: now.wall.as_secs(),
@@ -388,6 +450,7 @@ impl Sessions {
             snapshot,
             ear_events,
             expect,
+            listening,
             scribe_events,
             flush,
             ear: Some(task::owned(ear.run())),
@@ -414,7 +477,8 @@ impl Sessions {
                 self.counts.one(Count::SessionsFailed);
                 tracing::error!(%error, "a session died and is ended");
                 let now = self.clock.now().wall;
-                if let Err(error) = self.store.change(&record.session_id, now, Change::Ended(EndReason::Failed)).await {
+                let change = Change::Ended(EndReason::Failed);
+                if let Err(error) = self.store.change(&record.session_id, now, Expected::default(), &change).await {
                     tracing::error!(%error, "its record could not be closed");
                 }
             }
@@ -447,6 +511,11 @@ impl Sessions {
     fn live(&self) -> MutexGuard<'_, BTreeMap<SessionId, Handle>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unsupported(asked: &str, offered: &[Language]) -> Problem {
+    let asked: String = asked.chars().filter(|c| !c.is_control()).take(35).collect();
+    Problem::unsupported_language(&asked, offered)
 }
 
 /// `adjective-noun-number`.

@@ -1,66 +1,230 @@
-//! Records in this process only, with the same conditions as the table.
+//! Everything in this process only, with the same conditions as the tables.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use babelcast_domain::ids::{SessionId, SpeakerId};
-use babelcast_domain::record::{SessionRecord, Status};
+use babelcast_domain::ids::{NodeId, SessionId, SpeakerId};
+use babelcast_domain::language::Language;
+use babelcast_domain::line::Line;
+use babelcast_domain::record::{Change, SessionRecord, Status};
 use babelcast_domain::time::UnixMs;
 
-use super::{Change, StoreError};
+use super::{Claim, Expected, Page, Presence, StoreError};
 
-/// Records kept beyond their TTL are swept when a new one comes, so that a long-lived laptop does not fill up.
+/// What is past its TTL is swept when a new record comes, so that a long-lived laptop does not fill up.
 #[derive(Debug, Default)]
 pub struct Memory {
-    records: Mutex<BTreeMap<SessionId, SessionRecord>>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    records: BTreeMap<SessionId, SessionRecord>,
+    presence: BTreeMap<(SessionId, NodeId), (Presence, u64)>,
+    counters: BTreeMap<String, (u64, u64)>,
+    keys: BTreeMap<String, Key>,
+    lines: BTreeMap<(SessionId, Language, u64), (Line, u64)>,
+}
+
+#[derive(Debug)]
+struct Key {
+    fingerprint: String,
+    outcome: Option<SessionId>,
+    /// Epoch milliseconds.
+    until: u64,
+}
+
+impl Tables {
+    fn sweep(&mut self, now: UnixMs) {
+        let seconds = now.as_secs();
+        self.records.retain(|_, record| !record.is_expired(now));
+        self.presence.retain(|_, (_, expires_at)| *expires_at > seconds);
+        self.counters.retain(|_, (_, expires_at)| *expires_at > seconds);
+        self.keys.retain(|_, key| key.until > now.0);
+        self.lines.retain(|_, (_, expires_at)| *expires_at > seconds);
+    }
+
+    fn held(&mut self, id: &SessionId, node: &NodeId, fence: u64) -> Result<&mut SessionRecord, StoreError> {
+        let record = self.records.get_mut(id).ok_or(StoreError::NotFound)?;
+        if record.status == Status::Ended {
+            return Err(StoreError::Refused(record.status));
+        }
+        if record.lease_owner.as_ref() != Some(node) || record.fence != fence {
+            return Err(StoreError::Leased);
+        }
+        Ok(record)
+    }
 }
 
 impl Memory {
     pub fn create(&self, record: SessionRecord) -> Result<(), StoreError> {
-        let mut records = self.records();
-        if records.contains_key(&record.session_id) {
+        let mut tables = self.tables();
+        if tables.records.contains_key(&record.session_id) {
             return Err(StoreError::Exists);
         }
-        let now = record.created_at;
-        records.retain(|_, old| !old.is_expired(now));
-        records.insert(record.session_id.clone(), record);
+        tables.sweep(record.created_at);
+        tables.records.insert(record.session_id.clone(), record);
         Ok(())
     }
 
     pub fn get(&self, id: &SessionId) -> Option<SessionRecord> {
-        self.records().get(id).cloned()
+        self.tables().records.get(id).cloned()
+    }
+
+    pub fn list(
+        &self,
+        speaker: &SpeakerId,
+        now: UnixMs,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        let after = cursor.map(|cursor| place(cursor).ok_or(StoreError::BadCursor)).transpose()?;
+        let tables = self.tables();
+        let place_of = |record: &SessionRecord| (record.created_at, record.session_id.clone());
+        let mut own: Vec<&SessionRecord> = tables
+            .records
+            .values()
+            .filter(|record| record.speaker_id == *speaker && !record.is_expired(now))
+            .filter(|record| after.as_ref().is_none_or(|after| place_of(record) < *after))
+            .collect();
+        own.sort_by_key(|record| std::cmp::Reverse(place_of(record)));
+        let more = own.len() > limit;
+        let records: Vec<SessionRecord> = own.into_iter().take(limit).cloned().collect();
+        let last = records.last().filter(|_| more);
+        let cursor = last.map(|record| format!("{}.{}", record.created_at.0, record.session_id));
+        Ok(Page { records, cursor })
     }
 
     pub fn count_open(&self, speaker: &SpeakerId, now: UnixMs) -> usize {
-        self.records().values().filter(|record| record.speaker_id == *speaker && record.is_joinable(now)).count()
+        self.tables().records.values().filter(|record| record.speaker_id == *speaker && record.is_joinable(now)).count()
     }
 
-    pub fn change(&self, id: &SessionId, now: UnixMs, change: Change) -> Result<SessionRecord, StoreError> {
-        let mut records = self.records();
-        let record = records.get_mut(id).ok_or(StoreError::NotFound)?;
-        match change {
-            Change::KvsConnected(connected) => {
-                if record.status == Status::Ended {
-                    return Err(StoreError::Refused(record.status));
-                }
-                record.speaker_kvs_connected = connected;
-            }
-            Change::Ended(reason) => {
-                if !record.status.may_become(Status::Ended) {
-                    return Err(StoreError::Refused(record.status));
-                }
-                record.status = Status::Ended;
-                record.end_reason = Some(reason);
-                record.speaker_kvs_connected = false;
-            }
+    pub fn change(
+        &self,
+        id: &SessionId,
+        now: UnixMs,
+        expected: Expected,
+        change: &Change,
+    ) -> Result<SessionRecord, StoreError> {
+        let mut tables = self.tables();
+        let record = tables.records.get_mut(id).ok_or(StoreError::NotFound)?;
+        if expected.fence.is_some_and(|fence| fence != record.fence) {
+            return Err(StoreError::Leased);
         }
-        record.updated_at = now;
-        record.version += 1;
+        if record.status == Status::Ended {
+            return Err(StoreError::Refused(record.status));
+        }
+        if expected.version.is_some_and(|version| version != record.version) {
+            return Err(StoreError::Stale);
+        }
+        record.apply(now, change).map_err(StoreError::Refused)?;
         Ok(record.clone())
     }
 
-    fn records(&self) -> MutexGuard<'_, BTreeMap<SessionId, SessionRecord>> {
-        // A panic while the map was held cannot have left it half written: every change is a plain assignment.
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn lease(
+        &self,
+        id: &SessionId,
+        now: UnixMs,
+        node: &NodeId,
+        until: UnixMs,
+    ) -> Result<SessionRecord, StoreError> {
+        let mut tables = self.tables();
+        let record = tables.records.get_mut(id).ok_or(StoreError::NotFound)?;
+        if record.status == Status::Ended {
+            return Err(StoreError::Refused(record.status));
+        }
+        if record.is_leased_by_other(node, now) {
+            return Err(StoreError::Leased);
+        }
+        record.lease_owner = Some(node.clone());
+        record.lease_until = Some(until);
+        record.fence += 1;
+        Ok(record.clone())
     }
+
+    pub fn renew(&self, id: &SessionId, node: &NodeId, fence: u64, until: UnixMs) -> Result<SessionRecord, StoreError> {
+        let mut tables = self.tables();
+        let record = tables.held(id, node, fence)?;
+        record.lease_until = Some(until);
+        Ok(record.clone())
+    }
+
+    pub fn release(&self, id: &SessionId, node: &NodeId, fence: u64) -> Result<(), StoreError> {
+        let mut tables = self.tables();
+        let record = tables.held(id, node, fence)?;
+        record.lease_owner = None;
+        record.lease_until = None;
+        Ok(())
+    }
+
+    pub fn put_presence(&self, id: &SessionId, node: &NodeId, presence: Presence, expires_at: u64) {
+        self.tables().presence.insert((id.clone(), node.clone()), (presence, expires_at));
+    }
+
+    pub fn presence(&self, id: &SessionId, now: UnixMs) -> BTreeMap<NodeId, Presence> {
+        let tables = self.tables();
+        let of_session = tables.presence.iter().filter(|((session, _), _)| session == id);
+        let fresh = of_session.filter(|(_, (_, expires_at))| *expires_at > now.as_secs());
+        fresh.map(|((_, node), (presence, _))| (node.clone(), presence.clone())).collect()
+    }
+
+    pub fn count(&self, counter: &str, now: UnixMs, window: Duration) -> u64 {
+        let window = (window.as_millis() as u64).max(1);
+        let number = now.0 / window;
+        let expires_at = ((number + 1) * window).div_ceil(1_000);
+        let mut tables = self.tables();
+        let (value, _) = tables.counters.entry(format!("{counter}#{number}")).or_insert((0, expires_at));
+        *value += 1;
+        *value
+    }
+
+    pub fn claim_key(&self, key: &str, fingerprint: &str, now: UnixMs, hold: Duration) -> Claim {
+        let mut tables = self.tables();
+        if let Some(known) = tables.keys.get(key).filter(|known| known.until > now.0) {
+            return match &known.outcome {
+                _ if known.fingerprint != fingerprint => Claim::Mismatch,
+                Some(session) => Claim::Done(session.clone()),
+                None => Claim::Pending,
+            };
+        }
+        let fresh = Key { fingerprint: fingerprint.to_owned(), outcome: None, until: now.plus(hold).0 };
+        tables.keys.insert(key.to_owned(), fresh);
+        Claim::Fresh
+    }
+
+    pub fn settle_key(&self, key: &str, outcome: &SessionId, expires_at: u64) {
+        if let Some(known) = self.tables().keys.get_mut(key) {
+            known.outcome = Some(outcome.clone());
+            known.until = expires_at.saturating_mul(1_000);
+        }
+    }
+
+    pub fn release_key(&self, key: &str) {
+        self.tables().keys.remove(key);
+    }
+
+    pub fn put_lines(&self, id: &SessionId, lines: &[Line], expires_at: u64) {
+        let mut tables = self.tables();
+        for line in lines {
+            let place = (id.clone(), line.language.clone(), line.segment);
+            tables.lines.insert(place, (line.clone(), expires_at));
+        }
+    }
+
+    pub fn lines(&self, id: &SessionId, language: &Language) -> Vec<Line> {
+        let tables = self.tables();
+        let whole = (id.clone(), language.clone(), 0)..=(id.clone(), language.clone(), u64::MAX);
+        tables.lines.range(whole).map(|(_, (line, _))| line.clone()).collect()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // A panic while the tables were held cannot have left them half written: every change is a plain assignment.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn place(cursor: &str) -> Option<(UnixMs, SessionId)> {
+    let (created_at, id) = cursor.split_once('.')?;
+    Some((UnixMs(created_at.parse().ok()?), SessionId::parse(id).ok()?))
 }

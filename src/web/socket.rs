@@ -23,7 +23,7 @@ use super::auth::{Caller, Token};
 use super::error::Refusal;
 use super::line::{self, End, Heard, Line};
 use super::{House, wall};
-use crate::live::{Delivery, JoinRequest, Seat};
+use crate::live::{Control, Delivery, JoinRequest, Seat};
 
 /// How soon clients should be elsewhere when the server stops.
 const RECONNECT_WITHIN_MS: u64 = 5_000;
@@ -82,7 +82,15 @@ fn join_of(id: &str, given: impl Fn(&str) -> Option<String>) -> Result<JoinSessi
         _ => return Err(Problem::invalid("`epoch` and `seq` go together")),
     };
     let target_language = given("targetLanguage");
-    Ok(JoinSession { session_id, target_language, captions, audio: false, audio_format: None, resume })
+    Ok(JoinSession {
+        session_id,
+        target_language,
+        captions,
+        audio: false,
+        audio_format: None,
+        access_code: None,
+        resume,
+    })
 }
 
 /// One connection from the upgrade to its end.
@@ -101,12 +109,22 @@ struct Joined {
 }
 
 impl Joined {
+    fn speaker(&self) -> Result<&Caller, Problem> {
+        let speaker = self.speaker.as_ref();
+        let speaker =
+            speaker.ok_or_else(|| Problem::new(ErrorCode::Forbidden, "Only the session's speaker may do this"))?;
+        speaker.still_good()?;
+        Ok(speaker)
+    }
+
+    async fn control(&self, control: Control) -> Result<(), Problem> {
+        self.speaker()?;
+        self.seat.control(control).await
+    }
+
     /// Everybody in the session, this socket too, hears of it through its seat.
     async fn end_session(&self, house: &House) -> Result<(), Problem> {
-        let Some(speaker) = &self.speaker else {
-            return Err(Problem::new(ErrorCode::Forbidden, "Only the speaker who created this session may end it"));
-        };
-        speaker.still_good()?;
+        self.speaker()?;
         let (sessions, id) = (Arc::clone(&house.sessions), self.session_id.clone());
         house.to_the_end(async move { sessions.end(&id, EndReason::Speaker).await }).await
     }
@@ -191,7 +209,7 @@ impl Visit {
             match action {
                 Action::JoinSession(join) => return Ok((join, request_id)),
                 Action::Ping => self.tell(ServerMessage::Pong, request_id).await?,
-                Action::ChangeLanguage { .. } | Action::GetSessionStatus | Action::EndSession => {
+                _ => {
                     self.complain(Problem::invalid("join a session first: send `joinSession`"), request_id).await?;
                 }
             }
@@ -204,7 +222,8 @@ impl Visit {
         join: JoinSession,
         request_id: Option<String>,
     ) -> Result<Joined, Problem> {
-        let JoinSession { session_id, target_language, captions, audio, audio_format: _, resume } = join;
+        let JoinSession { session_id, target_language, captions, audio, audio_format: _, access_code: _, resume } =
+            join;
         let sessions = Arc::clone(&self.house.sessions);
         let speaker = match caller {
             Some(caller) => {
@@ -256,8 +275,17 @@ impl Visit {
                 let why = "this connection is in a session already; open another one, or send `changeLanguage`";
                 Err(Problem::new(ErrorCode::Conflict, why))
             }
-            Action::ChangeLanguage { target_language } => {
-                joined.seat.change_language(&target_language, request_id.clone()).await
+            Action::ChangeLanguage(wanted) => {
+                joined.seat.change_language(&wanted.target_language, request_id.clone()).await
+            }
+            Action::SetPlayback(wanted) => joined.seat.set_playback(wanted).await,
+            Action::PauseBroadcast => joined.control(Control::Pause(true)).await,
+            Action::ResumeBroadcast => joined.control(Control::Pause(false)).await,
+            Action::MuteBroadcast => joined.control(Control::Mute(true)).await,
+            Action::UnmuteBroadcast => joined.control(Control::Mute(false)).await,
+            Action::SetVolume(wanted) => joined.control(Control::Volume(wanted.volume)).await,
+            Action::CreateSession(_) | Action::Authenticate(_) => {
+                Err(Problem::invalid("this connection cannot do that"))
             }
             Action::GetSessionStatus => joined.seat.report_status(request_id.clone()).await,
             Action::EndSession => joined.end_session(&self.house).await,

@@ -131,8 +131,8 @@ async fn the_numbers_of_a_session_can_be_asked_for() {
     listener.listener.ask("getSessionStatus", serde_json::json!({ "requestId": "q1" })).await.unwrap();
     let answer = loop {
         let envelope = listener.next().await;
-        if let ServerMessage::SessionStatus { listener_count, speaker_kvs_connected, .. } = envelope.message {
-            break (listener_count, speaker_kvs_connected, envelope.request_id);
+        if let ServerMessage::SessionStatus(view) = envelope.message {
+            break (view.listener_count, view.speaker_kvs_connected, envelope.request_id);
         }
     };
     assert_eq!(answer, (2, false, Some("q1".to_owned())));

@@ -14,7 +14,6 @@ use babelcast::media::Faults;
 use babelcast::media::master::Master;
 use babelcast_domain::counts::Count;
 use babelcast_domain::ids::SessionId;
-use babelcast_domain::record::QualityTier;
 use babelcast_domain::wire::{Caption, CaptionMode, CreateSession, Envelope, Resume, ServerMessage, SessionJoined};
 use local_cloud::engine::Engine;
 use local_cloud::engine::tones::Tones;
@@ -157,15 +156,7 @@ impl House {
 }
 
 pub fn talk() -> CreateSession {
-    CreateSession {
-        source_language: "en".to_owned(),
-        quality_tier: QualityTier::Standard,
-        target_languages: None,
-        title: None,
-        recording: false,
-        glossary: None,
-        vocabulary: None,
-    }
+    CreateSession::new("en")
 }
 
 /// The speaker, with a microphone that sends silence between words.

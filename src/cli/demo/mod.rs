@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use babelcast_domain::ids::SessionId;
 use babelcast_domain::language::{Catalogue, Language};
-use babelcast_domain::record::QualityTier;
 use babelcast_domain::wire::{CaptionMode, CreateSession, Envelope, ServerMessage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -177,13 +176,9 @@ async fn show(
     let token = stack.token("demo-speaker").map_err(LocalError::from)?;
     let client = SpeakerClient::new(stack.url(), Some(token))?;
     let request = CreateSession {
-        source_language: "en".to_owned(),
-        quality_tier: QualityTier::Standard,
-        target_languages: None,
         title: Some("babelcast demo".to_owned()),
-        recording: false,
-        glossary: None,
         vocabulary: args.script.as_ref().map(|_| SCRIPT.to_owned()),
+        ..CreateSession::new("en")
     };
     let id = client.create(&request).await?.session_id;
     let meter = stack.app.sessions.meter(&id).ok_or(DemoError::Ended)?;

@@ -4,7 +4,7 @@ use crate::audio::MediaTime;
 use crate::counts::Count;
 use crate::ids::ListenerId;
 use crate::language::Language;
-use crate::record::EndReason;
+use crate::record::{Change, Edit, EndReason, SessionRecord};
 use crate::transcript::Heard;
 use crate::wire::{Caption, CaptionMode, Role, ServerMessage};
 
@@ -35,6 +35,15 @@ pub enum Input {
     MediaLost {
         reason: &'static str,
     },
+    /// The speaker's controls.
+    Pause(bool),
+    Mute(bool),
+    /// 0..1
+    Volume(f32),
+    /// The owner changes what may be changed at any time.
+    Edit(Edit),
+    /// The record as the store holds it: another node may have changed something.
+    Seen(Box<SessionRecord>),
     /// A result of the recogniser, with times on the capture clock.
     Heard(Heard),
     /// The recogniser lost its state; `lost` is audio that cannot be replayed.
@@ -95,8 +104,10 @@ pub enum Effect {
     },
     /// Stop hearing, let the recogniser finish what it has.
     Flush,
-    SaveConnected(bool),
-    SaveEnded(EndReason),
+    /// Whether what the ear hears goes on to the recogniser: not while paused or muted.
+    Listen(bool),
+    /// The record is to be made to say so.
+    Save(Change),
     Count(Count, u64),
     /// Nothing more will come; the session's task may end.
     Finish(EndReason),

@@ -4,6 +4,8 @@
 //! [`Track`] per target language in demand. Deliberately absent: sockets, queues, clocks, AWS.
 
 mod effect;
+mod show;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,12 +16,12 @@ use crate::counts::Count;
 use crate::error::{ErrorCode, Problem};
 use crate::language::{Catalogue, Language};
 use crate::limits::ORPHAN_DEADLINE;
-use crate::record::{EndReason, SessionRecord, Status};
+use crate::record::{Change, Edit, EndReason, SessionRecord, Status};
 use crate::time::{Now, UnixMs};
-use crate::track::{Ask, Track, segment_id};
+use crate::track::Track;
 use crate::transcript::Heard;
-use crate::utterance::{Transcript, Understood, Utterances};
-use crate::wire::{Caption, CaptionMode, GapReason, ServerMessage};
+use crate::utterance::Utterances;
+use crate::wire::{BroadcastState, GapReason, ServerMessage};
 
 pub use effect::{Effect, Input, To};
 
@@ -52,6 +54,7 @@ pub struct Session {
     expires_at: UnixMs,
     phase: Phase,
     connected: bool,
+    broadcast: BroadcastState,
     audience: Audience,
     utterances: Utterances,
     tracks: BTreeMap<Language, Track>,
@@ -63,6 +66,8 @@ pub struct Session {
     idle_since: Duration,
     orphans_until: Option<Duration>,
     recogniser_down: bool,
+    /// Languages in which something was shown since somebody last began to listen in them.
+    shown: BTreeSet<Language>,
     ending: Option<Ending>,
 }
 
@@ -83,6 +88,7 @@ impl Session {
             expires_at: UnixMs(record.expires_at.saturating_mul(1_000)),
             phase: if record.status == Status::Ended { Phase::Ended } else { Phase::Waiting },
             connected: record.speaker_kvs_connected,
+            broadcast: BroadcastState { paused: record.status == Status::Paused, ..BroadcastState::default() },
             audience: Audience::default(),
             utterances: Utterances::default(),
             tracks: BTreeMap::new(),
@@ -93,6 +99,7 @@ impl Session {
             idle_since: now.mono,
             orphans_until: None,
             recogniser_down: false,
+            shown: BTreeSet::new(),
             ending: None,
         }
     }
@@ -151,6 +158,11 @@ impl Session {
             Input::SpeakerSays { connected } => self.speaker_says(now, connected, out),
             Input::MediaUp { at } => self.media_up(now, at, out),
             Input::MediaLost { reason } => self.media_lost(now, reason, out),
+            Input::Pause(paused) => self.set_broadcast(BroadcastState { paused, ..self.broadcast }, out),
+            Input::Mute(muted) => self.set_broadcast(BroadcastState { muted, ..self.broadcast }, out),
+            Input::Volume(volume) => self.set_broadcast(BroadcastState { volume, ..self.broadcast }, out),
+            Input::Edit(edit) => self.edit(edit, out),
+            Input::Seen(record) => self.seen(now, &record, out),
             Input::Heard(heard) => {
                 let mut understood = Vec::new();
                 self.count_heard(&heard, out);
@@ -214,6 +226,44 @@ impl Session {
         }
     }
 
+    /// The speaker turns a knob: told, and saved where it is a matter of record.
+    fn set_broadcast(&mut self, next: BroadcastState, out: &mut Vec<Effect>) {
+        if next.paused != self.broadcast.paused {
+            out.push(Effect::Save(Change::Paused(next.paused)));
+        }
+        self.show_broadcast(next, out);
+    }
+
+    /// The one place where the broadcast's controls change: told once per change.
+    fn show_broadcast(&mut self, next: BroadcastState, out: &mut Vec<Effect>) {
+        let before = std::mem::replace(&mut self.broadcast, next);
+        if before == next {
+            return;
+        }
+        let heard = |state: BroadcastState| !state.paused && !state.muted;
+        if heard(before) != heard(next) {
+            out.push(Effect::Listen(heard(next)));
+        }
+        out.push(Effect::Append { to: To::Everyone, message: ServerMessage::BroadcastState(next) });
+    }
+
+    fn edit(&mut self, edit: Edit, out: &mut Vec<Effect>) {
+        if let Some(languages) = &edit.target_languages {
+            self.allowed.clone_from(languages);
+        }
+        out.push(Effect::Save(Change::Edited(edit)));
+    }
+
+    /// Another node has spoken: what it says of the session is so, and need not be saved again.
+    fn seen(&mut self, now: Now, record: &SessionRecord, out: &mut Vec<Effect>) {
+        self.allowed.clone_from(&record.target_languages);
+        if record.status == Status::Ended {
+            self.begin_end(now, record.end_reason.unwrap_or(EndReason::Failed), out);
+            return;
+        }
+        self.show_broadcast(BroadcastState { paused: record.status == Status::Paused, ..self.broadcast }, out);
+    }
+
     fn media_up(&mut self, now: Now, at: MediaTime, out: &mut Vec<Effect>) {
         self.first_audio.get_or_insert(UnixMs(now.wall.0.saturating_sub(at.as_millis())));
         self.media_up = true;
@@ -255,7 +305,7 @@ impl Session {
             ServerMessage::SpeakerKvsDisconnected { reason: reason.to_owned() }
         };
         out.push(Effect::Append { to: To::Everyone, message });
-        out.push(Effect::SaveConnected(connected));
+        out.push(Effect::Save(Change::KvsConnected(connected)));
     }
 
     /// Opens a track for every language in demand and drops the others: no translation without demand.
@@ -264,6 +314,7 @@ impl Session {
             self.audience.demand(now.mono).into_iter().filter(|language| **language != self.source).cloned().collect();
         let before: usize = self.tracks.len();
         self.tracks.retain(|language, _| demand.contains(language));
+        self.shown.retain(|language| demand.contains(language) || *language == self.source);
         let dropped = (before - self.tracks.len()) as u64;
         if dropped > 0 {
             out.push(Effect::Count(Count::TranslationsSkipped, dropped));
@@ -281,83 +332,6 @@ impl Session {
             }
             self.tracks.insert(language.clone(), track);
             self.obey(&language, asks, out);
-        }
-    }
-
-    fn tell(&mut self, now: Now, understood: Vec<Understood>, out: &mut Vec<Effect>) {
-        for one in understood {
-            match one {
-                Understood::Repeated => out.push(Effect::Count(Count::ResultsRepeated, 1)),
-                Understood::Transcript(transcript) => self.show_source(&transcript, out),
-                Understood::Clause(clause) => {
-                    out.push(Effect::Count(Count::CharactersSpoken, clause.text.chars().count() as u64));
-                    let languages: Vec<Language> = self.tracks.keys().cloned().collect();
-                    for language in languages {
-                        let mut asks = Vec::new();
-                        if let Some(track) = self.tracks.get_mut(&language) {
-                            track.push(now.mono, clause.clone(), &mut asks);
-                        }
-                        self.obey(&language, asks, out);
-                    }
-                }
-            }
-        }
-        if !self.utterances.has_orphans() {
-            self.orphans_until = None;
-        }
-    }
-
-    fn show_source(&self, transcript: &Transcript, out: &mut Vec<Effect>) {
-        let caption = |text: &str| Caption {
-            segment_id: segment_id(transcript.segment),
-            revision: transcript.revision,
-            is_final: transcript.is_final,
-            language: self.source.clone(),
-            text: text.to_owned(),
-            stable_chars: transcript.stable.chars().count(),
-            start_ms: transcript.start.as_millis(),
-            end_ms: transcript.end.as_millis(),
-            heard_at: self.heard_at(transcript.end.as_millis()),
-            source_language: None,
-            source_text: None,
-            untranslated: false,
-        };
-        if transcript.is_final {
-            let message = ServerMessage::Transcription(caption(&transcript.text));
-            out.push(Effect::Append { to: To::Language(self.source.clone()), message });
-            return;
-        }
-        out.push(Effect::Show { mode: CaptionMode::Raw, caption: caption(&transcript.text) });
-        if transcript.grew {
-            out.push(Effect::Show { mode: CaptionMode::Stable, caption: caption(&transcript.stable) });
-        }
-    }
-
-    fn obey(&self, language: &Language, asks: Vec<Ask>, out: &mut Vec<Effect>) {
-        let to = || To::Language(language.clone());
-        for ask in asks {
-            match ask {
-                Ask::Translate { job, text } => {
-                    out.push(Effect::Count(Count::CharactersTranslated, text.chars().count() as u64));
-                    out.push(Effect::Translate { language: language.clone(), job, text });
-                }
-                Ask::Show(mut caption) => {
-                    caption.heard_at = self.heard_at(caption.end_ms);
-                    if caption.is_final {
-                        out.push(Effect::Append { to: to(), message: ServerMessage::Transcription(caption) });
-                    } else {
-                        out.push(Effect::Show { mode: CaptionMode::Raw, caption: caption.clone() });
-                        out.push(Effect::Show { mode: CaptionMode::Stable, caption });
-                    }
-                }
-                Ask::Untranslated => out.push(Effect::Count(Count::CaptionsUntranslated, 1)),
-                Ask::Outage(true) => {
-                    let why =
-                        "Translation does not answer; captions are shown in the speaker's language until it is back";
-                    out.push(Effect::Tell { to: to(), message: outage("translate", why) });
-                }
-                Ask::Outage(false) => {}
-            }
         }
     }
 
@@ -385,9 +359,15 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
-        self.ending = Some(Ending { reason, flushed: false, until: now.mono + self.terms.flush_deadline });
-        out.push(Effect::SaveEnded(reason));
-        out.push(Effect::Flush);
+        out.push(Effect::Save(Change::Ended(reason)));
+        self.begin_end(now, reason, out);
+    }
+
+    fn begin_end(&mut self, now: Now, reason: EndReason, out: &mut Vec<Effect>) {
+        if self.ending.is_none() {
+            self.ending = Some(Ending { reason, flushed: false, until: now.mono + self.terms.flush_deadline });
+            out.push(Effect::Flush);
+        }
     }
 
     fn close_utterances(&mut self, now: Now, out: &mut Vec<Effect>) {

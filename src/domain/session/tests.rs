@@ -6,6 +6,7 @@ use super::*;
 use crate::ids::{ListenerId, SessionId, SpeakerId};
 use crate::record::{QualityTier, SignalingEndpoints};
 use crate::transcript::Word;
+use crate::wire::Caption;
 use crate::wire::Role;
 
 fn lang(text: &str) -> Language {
@@ -33,6 +34,11 @@ fn record() -> SessionRecord {
         updated_at: UnixMs(0),
         expires_at: 86_400,
         version: 1,
+        access_code: None,
+        private_transcript: false,
+        lease_owner: None,
+        lease_until: None,
+        fence: 1,
     }
 }
 
@@ -99,8 +105,8 @@ fn copy(effect: &Effect) -> Effect {
         }
         Effect::Expect { speaker } => Effect::Expect { speaker: *speaker },
         Effect::Flush => Effect::Flush,
-        Effect::SaveConnected(connected) => Effect::SaveConnected(*connected),
-        Effect::SaveEnded(reason) => Effect::SaveEnded(*reason),
+        Effect::Save(change) => Effect::Save(change.clone()),
+        Effect::Listen(listen) => Effect::Listen(*listen),
         Effect::Count(count, n) => Effect::Count(*count, *n),
         Effect::Finish(reason) => Effect::Finish(*reason),
     }
@@ -132,7 +138,7 @@ fn jobs(effects: &[Effect]) -> Vec<(Language, u64, String)> {
 fn media_that_simply_arrives_makes_the_speaker_connected() {
     let mut stage = Stage::new();
     let effects = stage.give(Input::MediaUp { at: MediaTime::ZERO });
-    assert!(effects.contains(&Effect::SaveConnected(true)));
+    assert!(effects.contains(&Effect::Save(Change::KvsConnected(true))));
     assert_eq!(stage.messages(), [&ServerMessage::SpeakerKvsReady]);
     stage.give(Input::SpeakerSays { connected: true });
     assert_eq!(stage.messages().len(), 1, "told once");
@@ -203,7 +209,7 @@ fn the_end_waits_for_the_last_translation_but_not_for_ever() {
         stage.join(1, "es");
         stage.give(Input::Heard(heard("a", 0, "the last words", 0, false)));
         let effects = stage.give(Input::End(EndReason::Speaker));
-        assert!(effects.contains(&Effect::Flush) && effects.contains(&Effect::SaveEnded(EndReason::Speaker)));
+        assert!(effects.contains(&Effect::Flush) && effects.contains(&Effect::Save(Change::Ended(EndReason::Speaker))));
         let asked = jobs(&stage.give(Input::RecogniserFlushed));
         assert_eq!(stage.session.phase(), Phase::Live);
         if answered {
@@ -224,12 +230,12 @@ fn a_session_without_speaker_is_abandoned_and_an_old_one_expires() {
     let mut stage = Stage::new();
     stage.wait(1_800_000);
     stage.give(Input::Tick);
-    assert!(stage.done.contains(&Effect::SaveEnded(EndReason::Abandoned)));
+    assert!(stage.done.contains(&Effect::Save(Change::Ended(EndReason::Abandoned))));
     let mut stage = Stage::new();
     stage.give(Input::MediaUp { at: MediaTime::ZERO });
     stage.wait(86_400_000);
     stage.give(Input::Tick);
-    assert!(stage.done.contains(&Effect::SaveEnded(EndReason::Expired)));
+    assert!(stage.done.contains(&Effect::Save(Change::Ended(EndReason::Expired))));
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Messages from a browser to us. Strict: an unknown action or field is refused by name.
 
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Problem;
-use crate::ids::SessionId;
+use crate::ids::{AccessCode, SessionId};
+
+use super::CreateSession;
 
 /// How much of the growing text a listener wants to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -45,6 +49,9 @@ pub struct JoinSession {
     pub audio: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_format: Option<AudioFormat>,
+    /// Where the speaker asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_code: Option<AccessCode>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
 }
@@ -57,31 +64,92 @@ pub enum AudioFormat {
     Pcm,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ChangeLanguage {
-    target_language: String,
+pub struct ChangeLanguage {
+    pub target_language: String,
+    /// Absent: the voice follows the captions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_language: Option<String>,
+}
+
+/// What is left out stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SetPlayback {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captions: Option<CaptionMode>,
+    /// True: no partials and no voice. Durable events go on, so that nothing is missing afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SetVolume {
+    /// 0..1
+    pub volume: f32,
+}
+
+/// A fresh token of the same speaker, before the old one ends.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Authenticate {
+    pub token: String,
+}
+
+impl fmt::Debug for Authenticate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authenticate(…)")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NamesSession {
-    #[serde(default)]
-    session_id: Option<SessionId>,
+    #[serde(default, rename = "sessionId")]
+    _session_id: Option<SessionId>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     JoinSession(JoinSession),
-    ChangeLanguage { target_language: String },
-    GetSessionStatus,
+    ChangeLanguage(ChangeLanguage),
+    SetPlayback(SetPlayback),
+    CreateSession(Box<CreateSession>),
+    PauseBroadcast,
+    ResumeBroadcast,
+    MuteBroadcast,
+    UnmuteBroadcast,
+    SetVolume(SetVolume),
     EndSession,
+    GetSessionStatus,
+    Authenticate(Authenticate),
     Ping,
 }
 
-const ACTIONS: &str = "joinSession, changeLanguage, getSessionStatus, endSession, ping";
+impl Action {
+    /// As `action` names them on the wire.
+    pub const NAMES: [&'static str; 13] = [
+        "joinSession",
+        "changeLanguage",
+        "setPlayback",
+        "createSession",
+        "pauseBroadcast",
+        "resumeBroadcast",
+        "muteBroadcast",
+        "unmuteBroadcast",
+        "setVolume",
+        "endSession",
+        "getSessionStatus",
+        "authenticate",
+        "ping",
+    ];
+}
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClientMessage {
     pub action: Action,
     /// Given by the client, echoed in the answer. At most 128 characters.
@@ -116,19 +184,35 @@ impl ClientMessage {
         let name = match fields.remove("action") {
             Some(Value::String(name)) => name,
             Some(_) => return Err(Problem::invalid("`action` must be a string")),
-            None => return Err(Problem::invalid(format!("`action` is missing; it is one of {ACTIONS}"))),
-        };
-        match name.as_str() {
-            "joinSession" => fields_of(fields).map(Action::JoinSession),
-            "changeLanguage" => {
-                fields_of(fields).map(|ChangeLanguage { target_language }| Action::ChangeLanguage { target_language })
+            None => {
+                let names = Action::NAMES.join(", ");
+                return Err(Problem::invalid(format!("`action` is missing; it is one of {names}")));
             }
-            "getSessionStatus" => fields_of::<NamesSession>(fields).map(|_| Action::GetSessionStatus),
-            "endSession" => fields_of::<NamesSession>(fields).map(|_| Action::EndSession),
-            "ping" => fields_of::<NamesSession>(fields).map(|_| Action::Ping),
-            _ => Err(Problem::invalid(format!("unknown action; it is one of {ACTIONS}"))),
-        }
+        };
+        let plain = match name.as_str() {
+            "joinSession" => return fields_of(fields).map(Action::JoinSession),
+            "changeLanguage" => return fields_of(fields).map(Action::ChangeLanguage),
+            "setPlayback" => return fields_of(fields).map(Action::SetPlayback),
+            "createSession" => return fields_of(fields).map(Action::CreateSession),
+            "setVolume" => return fields_of(fields).and_then(volume).map(Action::SetVolume),
+            "authenticate" => return fields_of(fields).map(Action::Authenticate),
+            "pauseBroadcast" => Action::PauseBroadcast,
+            "resumeBroadcast" => Action::ResumeBroadcast,
+            "muteBroadcast" => Action::MuteBroadcast,
+            "unmuteBroadcast" => Action::UnmuteBroadcast,
+            "endSession" => Action::EndSession,
+            "getSessionStatus" => Action::GetSessionStatus,
+            "ping" => Action::Ping,
+            _ => {
+                return Err(Problem::invalid(format!("unknown action; it is one of {}", Action::NAMES.join(", "))));
+            }
+        };
+        fields_of::<NamesSession>(fields).map(|_| plain)
     }
+}
+
+fn volume(asked: SetVolume) -> Result<SetVolume, Problem> {
+    if (0.0..=1.0).contains(&asked.volume) { Ok(asked) } else { Err(Problem::invalid("`volume` must be 0 to 1")) }
 }
 
 /// Serde's message names the offending field; what it quotes of the client's own input stays with that client.

@@ -1,9 +1,11 @@
 //! Bodies of the HTTP API.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Problem;
-use crate::ids::SessionId;
+use crate::ids::{AccessCode, SessionId};
 use crate::language::Language;
 use crate::record::{EndReason, QualityTier, SessionRecord, SignalingEndpoints, Status};
 use crate::time::UnixMs;
@@ -27,16 +29,77 @@ pub struct CreateSession {
     /// Name of a Transcribe custom vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<String>,
+    /// What listeners must know to join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_code: Option<AccessCode>,
+    /// Only the owner may read the transcript.
+    #[serde(default)]
+    pub private_transcript: bool,
+}
+
+/// `PATCH /sessions/{id}`: what is left out stays as it is, `null` takes it away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PatchSession {
+    /// `active` or `paused`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub title: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub target_languages: Option<Option<Vec<String>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_transcript: Option<bool>,
+}
+
+/// Tells `null` from a field that was left out.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+fn check_title(title: &str) -> Result<(), Problem> {
+    if !(1..=120).contains(&title.chars().count()) || title.chars().any(char::is_control) {
+        return Err(Problem::invalid("`title` must have 1 to 120 characters and no control characters"));
+    }
+    Ok(())
+}
+
+impl PatchSession {
+    /// Checks what needs neither catalogue nor record.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.status == Some(Status::Ended) {
+            return Err(Problem::invalid("`status` may be set to active or paused; DELETE ends a session"));
+        }
+        if let Some(Some(title)) = &self.title {
+            check_title(title)?;
+        }
+        if matches!(&self.target_languages, Some(Some(languages)) if languages.is_empty()) {
+            return Err(Problem::invalid("`targetLanguages` must name a language, or be null for all"));
+        }
+        Ok(())
+    }
 }
 
 impl CreateSession {
+    /// A session in this language, everything else as it is by default.
+    pub fn new(source_language: impl Into<String>) -> Self {
+        CreateSession {
+            source_language: source_language.into(),
+            quality_tier: QualityTier::default(),
+            target_languages: None,
+            title: None,
+            recording: false,
+            glossary: None,
+            vocabulary: None,
+            access_code: None,
+            private_transcript: false,
+        }
+    }
+
     /// Checks what needs no catalogue: title 1..120 characters, resource names as AWS allows them.
     pub fn check(&self) -> Result<(), Problem> {
         if let Some(title) = &self.title {
-            let length = title.chars().count();
-            if !(1..=120).contains(&length) || title.chars().any(char::is_control) {
-                return Err(Problem::invalid("`title` must have 1 to 120 characters and no control characters"));
-            }
+            check_title(title)?;
         }
         for (field, name) in [("glossary", &self.glossary), ("vocabulary", &self.vocabulary)] {
             let fits = |name: &String| {
@@ -79,9 +142,16 @@ pub struct SessionView {
     pub end_reason: Option<EndReason>,
     pub listener_count: u64,
     pub speaker_kvs_connected: bool,
+    /// Whether a listener needs the access code.
+    #[serde(default)]
+    pub access_code_required: bool,
+    #[serde(default)]
+    pub private_transcript: bool,
     pub created_at: UnixMs,
     pub updated_at: UnixMs,
     pub expires_at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_code: Option<AccessCode>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kvs_channel_arn: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,9 +178,12 @@ impl SessionView {
             end_reason: record.end_reason,
             listener_count,
             speaker_kvs_connected: record.speaker_kvs_connected,
+            access_code_required: record.access_code.is_some(),
+            private_transcript: record.private_transcript,
             created_at: record.created_at,
             updated_at: record.updated_at,
             expires_at: record.expires_at,
+            access_code: None,
             kvs_channel_arn: None,
             kvs_channel_name: None,
             kvs_signaling_endpoints: None,
@@ -122,6 +195,7 @@ impl SessionView {
 
     pub fn for_owner(record: &SessionRecord, listener_count: u64) -> Self {
         SessionView {
+            access_code: record.access_code.clone(),
             kvs_channel_arn: Some(record.kvs_channel_arn.clone()),
             kvs_channel_name: Some(record.kvs_channel_name.clone()),
             kvs_signaling_endpoints: Some(record.kvs_signaling_endpoints.clone()),
@@ -131,6 +205,44 @@ impl SessionView {
             ..SessionView::public(record, listener_count)
         }
     }
+}
+
+/// `GET /sessions`: the caller's own, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionPage {
+    pub sessions: Vec<SessionView>,
+    /// What to ask for the next page with; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// Whether anything is made in a language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LanguageState {
+    /// Nobody listens in it.
+    Idle,
+    /// Somebody listens; nothing was shown in it yet.
+    Warming,
+    Live,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LanguageStatus {
+    pub listeners: u64,
+    pub state: LanguageState,
+}
+
+/// `GET /sessions/{id}/status` and the message `sessionStatus`: small enough to be polled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusView {
+    pub status: Status,
+    pub speaker_kvs_connected: bool,
+    pub listener_count: u64,
+    pub languages: BTreeMap<Language, LanguageStatus>,
 }
 
 /// `POST /sessions/{id}/kvs-connection`: all a browser needs to become MASTER, without AWS credentials.

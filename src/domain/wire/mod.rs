@@ -4,6 +4,13 @@ mod client;
 mod http;
 mod server;
 
-pub use client::{Action, CaptionMode, ClientMessage, JoinSession, Resume};
-pub use http::{ConnectionView, CreateSession, IceServerView, KvsStatus, SessionView};
-pub use server::{BroadcastState, Caption, Envelope, GapReason, Role, ServerMessage, SessionJoined};
+pub use client::{
+    Action, Authenticate, CaptionMode, ChangeLanguage, ClientMessage, JoinSession, Resume, SetPlayback, SetVolume,
+};
+pub use http::{
+    ConnectionView, CreateSession, IceServerView, KvsStatus, LanguageState, LanguageStatus, PatchSession, SessionPage,
+    SessionView, StatusView,
+};
+pub use server::{
+    AudioWarning, BroadcastState, Caption, Envelope, GapReason, QualityReport, Role, ServerMessage, SessionJoined,
+};

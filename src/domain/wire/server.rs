@@ -1,5 +1,7 @@
 //! Messages from us to a browser. Readers may ignore what they do not know; we never rename.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,7 +11,7 @@ use crate::language::Language;
 use crate::record::{EndReason, Status};
 use crate::time::UnixMs;
 
-use super::CaptionMode;
+use super::{CaptionMode, SessionView, StatusView};
 
 /// Around every message: whose session, when, and for durable events the place in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,10 +51,29 @@ pub enum ServerMessage {
         to_ms: u64,
         reason: GapReason,
     },
-    SessionStatus {
-        status: Status,
-        speaker_kvs_connected: bool,
-        listener_count: u64,
+    /// To everyone, whenever the speaker changes one of them.
+    BroadcastState(BroadcastState),
+    SessionStatus(StatusView),
+    /// The answer to `createSession`: the owner's view.
+    SessionCreated {
+        session: Box<SessionView>,
+    },
+    /// To the speaker, at most once a second.
+    ListenerStats {
+        total: u64,
+        by_language: BTreeMap<Language, u64>,
+        /// From a word's end to its caption's leaving, the newest caption of each language.
+        lag_ms_by_language: BTreeMap<Language, u64>,
+    },
+    /// To the speaker: how the microphone sounds.
+    AudioQuality(QualityReport),
+    /// To the speaker: send `authenticate` with a fresh token before this one ends.
+    Reauthenticate {
+        expires_at: UnixMs,
+    },
+    /// The answer to `authenticate`.
+    Authenticated {
+        expires_at: UnixMs,
     },
     SessionEnded {
         reason: EndReason,
@@ -96,7 +117,7 @@ pub struct SessionJoined {
     pub broadcast_state: BroadcastState,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BroadcastState {
     pub paused: bool,
@@ -104,6 +125,37 @@ pub struct BroadcastState {
     /// 0..1
     #[serde(deserialize_with = "share")]
     pub volume: f32,
+}
+
+impl Default for BroadcastState {
+    fn default() -> Self {
+        BroadcastState { paused: false, muted: false, volume: 1.0 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QualityReport {
+    /// dBFS.
+    pub rms_db: f32,
+    pub peak_db: f32,
+    /// Voice above noise, estimated; absent until there was both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snr_db: Option<f32>,
+    /// 0..1
+    pub clipping_ratio: f32,
+    pub silence_ms: u64,
+    pub warnings: Vec<AudioWarning>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AudioWarning {
+    Clipping,
+    TooQuiet,
+    Noisy,
+    Silent,
+    TooFast,
 }
 
 /// What is read beyond 0..1 counts as the nearer end: 1e300 is no `f32`, and could not be written again.
