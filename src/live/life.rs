@@ -74,10 +74,7 @@ impl Sessions {
         }
         let _adopting = Adopting(self, id);
         let now = self.clock.now().wall;
-        let record = self.stored(id).await?;
-        if !record.is_joinable(now) {
-            return Err(Problem::session_not_found(record.actual_status(now)));
-        }
+        self.joinable(id).await?;
         match self.store.lease(id, now, &self.node, now.plus(self.settings.lease.lasts)).await {
             Ok(record) => {
                 self.counts.one(Count::SessionsAdopted);
