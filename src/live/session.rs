@@ -30,7 +30,7 @@ use super::fanout::Fanout;
 use super::log::Log;
 use super::outbox::outbox;
 use super::scribe::ScribeEvent;
-use super::seat::Seat;
+use super::seat::{Departures, Seat};
 use super::task;
 
 /// What a connection asks for when it joins.
@@ -145,7 +145,7 @@ pub struct Actor {
     pub log: Log,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
-    pub departures: Arc<tokio::sync::Notify>,
+    pub departures: Arc<Departures>,
     pub finished: Option<EndReason>,
     pub ear_lives: bool,
     pub scribe_lives: bool,
@@ -180,9 +180,10 @@ impl Actor {
                 () = at(deadline) => Some(Input::Tick),
             };
             let mut inputs: VecDeque<Input> = input.into_iter().collect();
-            for listener in self.fanout.gone() {
-                self.fanout.remove(listener);
-                inputs.push_back(Input::Left { listener, cut: true });
+            for listener in self.departures.take() {
+                if self.fanout.remove(listener) {
+                    inputs.push_back(Input::Left { listener, cut: true });
+                }
             }
             for input in inputs {
                 self.handle(input).await;
@@ -323,10 +324,7 @@ impl Actor {
                 self.join(request, answer).await;
                 None
             }
-            Command::Leave { listener } => {
-                self.fanout.remove(listener);
-                Some(Input::Left { listener, cut: false })
-            }
+            Command::Leave { listener } => self.fanout.remove(listener).then_some(Input::Left { listener, cut: false }),
             Command::ChangeLanguage { listener, target, request_id, answer } => {
                 let changed = self.change_language(listener, &target, request_id).await;
                 answer.send(changed).ok();
@@ -406,7 +404,7 @@ impl Actor {
             Arc::clone(&self.departures),
             Arc::clone(&self.meter),
         );
-        // A connection that is gone already is noticed by its dropped reader.
+        // If the connection is gone already, the seat is dropped here and its departure noted.
         answer.send(Ok(seat)).ok();
     }
 

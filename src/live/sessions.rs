@@ -457,7 +457,7 @@ impl Sessions {
             _scribe: task::owned(scribe.run()),
             jobs: JoinSet::new(),
             next_listener: 1,
-            departures: Arc::new(Notify::new()),
+            departures: Arc::default(),
             finished: None,
             ear_lives: true,
             scribe_lives: true,
