@@ -9,7 +9,7 @@ use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::SessionId;
 use babelcast_domain::record::{Change, EndReason, SessionRecord, Status};
 use babelcast_domain::session::Session;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -189,7 +189,7 @@ impl Sessions {
             _scribe: task::owned(scribe.run()),
             jobs: JoinSet::new(),
             next_listener: 1,
-            departures: Arc::new(Notify::new()),
+            departures: Arc::default(),
             finished: None,
             ear_lives: true,
             scribe_lives: true,

@@ -30,7 +30,7 @@ use super::fanout::Fanout;
 use super::keeper::{KeeperEvent, Wishes};
 use super::log::Log;
 use super::scribe::ScribeEvent;
-use super::seat::Seat;
+use super::seat::{Departures, Seat};
 use super::stats::Stats;
 use super::task;
 
@@ -163,7 +163,7 @@ pub struct Actor {
     pub stats: Stats,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
-    pub departures: Arc<tokio::sync::Notify>,
+    pub departures: Arc<Departures>,
     pub finished: Option<Gone>,
     pub ear_lives: bool,
     pub scribe_lives: bool,
@@ -208,9 +208,10 @@ impl Actor {
                 () = at(deadline) => Some(Input::Tick),
             };
             let mut inputs: VecDeque<Input> = input.into_iter().collect();
-            for listener in self.fanout.gone() {
-                self.fanout.remove(listener);
-                inputs.push_back(Input::Left { listener, cut: true });
+            for listener in self.departures.take() {
+                if self.fanout.remove(listener) {
+                    inputs.push_back(Input::Left { listener, cut: true });
+                }
             }
             for input in inputs {
                 self.handle(input);

@@ -22,10 +22,7 @@ impl Actor {
                 self.join(request, answer);
                 None
             }
-            Command::Leave { listener } => {
-                self.fanout.remove(listener);
-                Some(Input::Left { listener, cut: false })
-            }
+            Command::Leave { listener } => self.fanout.remove(listener).then_some(Input::Left { listener, cut: false }),
             Command::ChangeLanguage { listener, target, request_id, answer } => {
                 let changed = self.change_language(listener, &target, request_id);
                 answer.send(changed).ok();
@@ -111,7 +108,7 @@ impl Actor {
             Arc::clone(&self.departures),
             Arc::clone(&self.meter),
         );
-        // A connection that is gone already is noticed by its dropped reader.
+        // If the connection is gone already, the seat is dropped here and its departure noted.
         answer.send(Ok(seat)).ok();
     }
 
