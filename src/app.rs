@@ -42,7 +42,11 @@ impl App {
         let catalogue = Arc::new(settings.languages.catalogue());
         let tls: Arc<ClientConfig> = socket::tls(extra_root)?;
         let clients = Arc::new(Clients::connect(&settings.aws, extra_root).await?);
-        let store = Arc::new(Store::memory());
+        let store = Store::open(&settings.store, clients.dynamodb(), Arc::clone(&counts));
+        if !store.is_durable() {
+            tracing::info!("records live in this process only: its sessions end with it");
+        }
+        let store = Arc::new(store);
         let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(&counts));
         let doors =
             Doors::open(settings.web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new())

@@ -4,6 +4,7 @@ pub mod client;
 pub mod demo;
 pub mod listen;
 pub mod local;
+mod migrate;
 mod serve;
 pub mod speak;
 pub mod speaker;
@@ -29,6 +30,7 @@ enum Command {
     Listen(listen::ListenArgs),
     Serve(serve::ServeArgs),
     Validate(serve::ValidateArgs),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// The whole of `main`: parse, run, say in one sentence what went wrong.
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
             Command::Listen(args) => listen::run(args).await.map_err(|error| error.to_string()),
             Command::Serve(args) => serve::run(args).await.map_err(|error| error.to_string()),
             Command::Validate(args) => serve::validate(args).map_err(|error| error.to_string()),
+            Command::Migrate(args) => migrate::run(args).await.map_err(|error| error.to_string()),
         }
     });
     match result {

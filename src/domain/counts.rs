@@ -86,6 +86,10 @@ counts! {
     SessionsFailed => "sessions_failed",
     TokensRefused => "tokens_refused",
     StoreErrors => "store_errors",
+    /// Attempts after the first.
+    StoreRetries => "store_retries",
+    /// Somebody else changed a record first; it was read and decided over anew.
+    StoreConflicts => "store_conflicts",
     ChannelDeletesFailed => "channel_deletes_failed",
     Panics => "panics",
 }
