@@ -82,12 +82,12 @@ pub struct Stack {
 impl Stack {
     /// Starts both. `settings` is taken as it is, but for what must point at the local cloud.
     pub async fn start(cloud: local_cloud::Settings, settings: Settings) -> Result<Stack, LocalError> {
-        Stack::start_on(Arc::new(Store::memory()), cloud, settings).await
+        Stack::start_on(None, cloud, settings).await
     }
 
     /// As [`Stack::start`], on a store that others may share.
     pub async fn start_on(
-        store: Arc<Store>,
+        store: Option<Arc<Store>>,
         cloud: local_cloud::Settings,
         settings: Settings,
     ) -> Result<Stack, LocalError> {
@@ -97,7 +97,11 @@ impl Stack {
     }
 
     /// One more server on the same cloud.
-    pub async fn replica(cloud: &LocalCloud, store: Arc<Store>, mut settings: Settings) -> Result<App, LocalError> {
+    pub async fn replica(
+        cloud: &LocalCloud,
+        store: Option<Arc<Store>>,
+        mut settings: Settings,
+    ) -> Result<App, LocalError> {
         let issuer = cloud.issuer();
         settings.web.auth.issuer = issuer.url().to_owned();
         settings.web.auth.jwks_url = Some(issuer.jwks_url().to_owned());

@@ -96,6 +96,10 @@ counts! {
     /// Found by the sweep and put in order.
     ChannelsSwept => "channels_swept",
     RecordsSwept => "records_swept",
+    /// Attempts after the first.
+    StoreRetries => "store_retries",
+    /// Somebody else changed a record first; it was read and decided over anew.
+    StoreConflicts => "store_conflicts",
     ChannelDeletesFailed => "channel_deletes_failed",
     Panics => "panics",
 }

@@ -69,11 +69,14 @@ impl House {
     }
 
     pub async fn open_with(change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
-        House::open_on(Arc::new(Store::memory()), change).await
+        House::open_on(None, change).await
     }
 
     /// On a store that others may share.
-    pub async fn open_on(store: Arc<Store>, change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
+    pub async fn open_on(
+        store: Option<Arc<Store>>,
+        change: impl FnOnce(&mut Settings, &mut local_cloud::Settings),
+    ) -> House {
         start_log();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut settings = Settings::load(None).unwrap();
