@@ -45,8 +45,14 @@ impl Audience {
 
     /// Languages somebody listens to, or is about to come back to.
     pub fn demand(&self, now: Duration) -> BTreeSet<&Language> {
+        self.demand_without(now, None)
+    }
+
+    /// As it would be without one listener.
+    pub fn demand_without(&self, now: Duration, leaving: Option<ListenerId>) -> BTreeSet<&Language> {
         let waiting = self.lingering.iter().filter(|(_, until)| **until > now).map(|(language, _)| language);
-        self.members.values().map(|member| &member.language).chain(waiting).collect()
+        let staying = self.members.iter().filter(|(listener, _)| Some(**listener) != leaving);
+        staying.map(|(_, member)| &member.language).chain(waiting).collect()
     }
 
     /// Listeners, the speaker's own connections not counted.

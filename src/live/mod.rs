@@ -2,6 +2,7 @@
 //!
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
+mod admission;
 mod clock;
 mod ear;
 mod fanout;
@@ -15,6 +16,7 @@ mod sessions;
 mod settings;
 mod task;
 
+pub use admission::Limits;
 pub use outbox::Delivery;
 
 pub use seat::Seat;

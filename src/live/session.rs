@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::Problem;
-use babelcast_domain::ids::ListenerId;
+use babelcast_domain::ids::{AccessCode, ListenerId};
 use babelcast_domain::language::Language;
 use babelcast_domain::ledger::{Ledger, Stage};
 use babelcast_domain::quality::AudioLevel;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
+use babelcast_domain::seldom::Seldom;
 use babelcast_domain::session::{Effect, Input, Session, To};
-use babelcast_domain::wire::{CaptionMode, Resume, Role, ServerMessage, SessionJoined, SetPlayback, StatusView};
+use babelcast_domain::wire::{
+    CaptionMode, ChangeLanguage, Resume, Role, ServerMessage, SessionJoined, SetPlayback, StatusView,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -40,6 +43,8 @@ pub struct JoinRequest {
     pub target_language: Option<String>,
     pub captions: CaptionMode,
     pub audio: bool,
+    /// What the listener gave, if anything; the speaker is not asked.
+    pub access_code: Option<AccessCode>,
     pub resume: Option<Resume>,
     pub request_id: Option<String>,
 }
@@ -56,7 +61,7 @@ pub enum Command {
     },
     ChangeLanguage {
         listener: ListenerId,
-        target: String,
+        wanted: ChangeLanguage,
         request_id: Option<String>,
         answer: oneshot::Sender<Result<(), Problem>>,
     },
@@ -112,6 +117,8 @@ pub struct Snapshot {
 pub struct Meter {
     pub counts: Arc<Counts>,
     pub ledger: Mutex<Ledger>,
+    /// Lines about listeners who found no room.
+    pub full: Seldom,
 }
 
 impl Meter {
@@ -327,8 +334,8 @@ impl Actor {
                 self.fanout.remove(listener);
                 Some(Input::Left { listener, cut: false })
             }
-            Command::ChangeLanguage { listener, target, request_id, answer } => {
-                let changed = self.change_language(listener, &target, request_id).await;
+            Command::ChangeLanguage { listener, wanted, request_id, answer } => {
+                let changed = self.change_language(listener, &wanted, request_id).await;
                 answer.send(changed).ok();
                 None
             }
@@ -385,7 +392,7 @@ impl Actor {
             answer.send(Err(Problem::session_not_found("ended"))).ok();
             return;
         }
-        let language = match self.session.resolve(request.target_language.as_deref()) {
+        let language = match self.admitted(request.role, request.target_language.as_deref()) {
             Ok(language) => language,
             Err(problem) => {
                 answer.send(Err(problem)).ok();
@@ -441,17 +448,17 @@ impl Actor {
     async fn change_language(
         &mut self,
         listener: ListenerId,
-        target: &str,
+        wanted: &ChangeLanguage,
         request: Option<String>,
     ) -> Result<(), Problem> {
-        let language = self.session.resolve(Some(target))?;
+        let (language, voice) = self.admitted_change(listener, wanted)?;
         self.log.open(&language);
         self.fanout.change_language(listener, language.clone());
         self.handle(Input::LanguageChanged { listener, language: language.clone() }).await;
         let now = self.clock.now();
         let message = ServerMessage::LanguageChanged {
             target_language: language.clone(),
-            audio_language: None,
+            audio_language: voice,
             history: self.log.history(&language, now.mono),
             epoch: self.log.epoch(),
         };

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::{ErrorCode, Problem};
-use babelcast_domain::ids::{SessionId, SpeakerId};
+use babelcast_domain::ids::{AccessCode, SessionId, SpeakerId};
 use babelcast_domain::language::{Catalogue, Language};
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, SignalingEndpoints, Status};
 use babelcast_domain::session::Session;
-use babelcast_domain::wire::{ConnectionView, CreateSession, IceServerView, PatchSession, StatusView};
+use babelcast_domain::wire::{self, ConnectionView, CreateSession, IceServerView, PatchSession, StatusView};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -24,6 +24,7 @@ use crate::aws::sign;
 use crate::aws::transcribe::Options;
 use crate::store::{Expected, Store, StoreError};
 
+use super::admission::Places;
 use super::clock::Clock;
 use super::ear::Ear;
 use super::fanout::Fanout;
@@ -60,13 +61,14 @@ struct Handle {
 
 /// All live sessions of this process.
 pub struct Sessions {
-    settings: Settings,
+    pub(super) settings: Settings,
     clients: Arc<Clients>,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     catalogue: Arc<Catalogue>,
     tls: Arc<ClientConfig>,
-    counts: Arc<Counts>,
-    clock: Clock,
+    pub(super) counts: Arc<Counts>,
+    pub(super) clock: Clock,
+    pub(super) places: Arc<Places>,
     live: Mutex<BTreeMap<SessionId, Handle>>,
     emptied: Notify,
 }
@@ -80,8 +82,9 @@ impl Sessions {
         tls: Arc<ClientConfig>,
         counts: Arc<Counts>,
     ) -> Arc<Self> {
-        let (clock, live, emptied) = (Clock::start(), Mutex::default(), Notify::new());
-        Arc::new(Sessions { settings, clients, store, catalogue, tls, counts, clock, live, emptied })
+        let (clock, places) = (Clock::start(), Arc::default());
+        let (live, emptied) = (Mutex::default(), Notify::new());
+        Arc::new(Sessions { settings, clients, store, catalogue, tls, counts, clock, places, live, emptied })
     }
 
     pub fn catalogue(&self) -> &Catalogue {
@@ -96,6 +99,7 @@ impl Sessions {
     ) -> Result<SessionRecord, Problem> {
         request.check()?;
         let (source, targets) = self.languages(&request)?;
+        self.charge_creation(speaker).await?;
         let now = self.clock.now();
         let open = self.store.count_open(speaker, now.wall).await.map_err(|error| self.store_failed(&error))?;
         if open >= self.settings.sessions_per_speaker {
@@ -248,9 +252,17 @@ impl Sessions {
 
     /// Takes a seat in a session; `sessionJoined` is the first thing the seat delivers.
     pub async fn join(self: &Arc<Self>, id: &SessionId, request: JoinRequest) -> Result<Seat, Problem> {
-        self.joinable(id).await?;
+        let record = self.joinable(id).await?;
+        let place = match request.role {
+            wire::Role::Speaker => None,
+            wire::Role::Listener => {
+                record.admits(request.access_code.as_ref().map(AccessCode::reveal))?;
+                Some(self.place()?)
+            }
+        };
         let (answer, answered) = oneshot::channel();
-        self.ask(id, Command::Join { request, answer }, answered).await?
+        let seat = self.ask(id, Command::Join { request, answer }, answered).await??;
+        Ok(seat.at(place))
     }
 
     /// Counters and latencies of a live session.
@@ -502,7 +514,7 @@ impl Sessions {
         Problem::upstream("kinesisvideo")
     }
 
-    fn store_failed(&self, error: &StoreError) -> Problem {
+    pub(super) fn store_failed(&self, error: &StoreError) -> Problem {
         self.counts.one(Count::StoreErrors);
         tracing::error!(%error, "the store failed");
         Problem::upstream("store")
