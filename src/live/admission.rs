@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use babelcast_domain::counts::Count;
 use babelcast_domain::error::{ErrorCode, Problem};
-use babelcast_domain::ids::{ListenerId, SpeakerId};
+use babelcast_domain::ids::{AccessCode, ListenerId, SpeakerId};
 use babelcast_domain::language::Language;
 use babelcast_domain::seldom::Seldom;
 use babelcast_domain::session;
@@ -14,7 +14,7 @@ use babelcast_domain::wire::{ChangeLanguage, Role};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::session::Actor;
+use super::session::{Actor, JoinRequest};
 use super::sessions::Sessions;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -86,10 +86,14 @@ impl Drop for Place {
 }
 
 impl Actor {
-    /// The language a newcomer means, if there is room for one more in it.
-    pub(super) fn admitted(&self, role: Role, asked: Option<&str>) -> Result<Language, Problem> {
-        let language = self.session.resolve(asked)?;
-        self.told(self.session.admit(self.clock.now().mono, role, &language))?;
+    /// The language a newcomer means, if it knows the access code and there is room for one more. Nobody comes to a seat
+    /// but by here.
+    pub(super) fn admitted(&self, request: &JoinRequest) -> Result<Language, Problem> {
+        if request.role == Role::Listener {
+            self.record.borrow().admits(request.access_code.as_ref().map(AccessCode::reveal))?;
+        }
+        let language = self.session.resolve(request.target_language.as_deref())?;
+        self.told(self.session.admit(self.clock.now().mono, request.role, &language))?;
         Ok(language)
     }
 

@@ -3,10 +3,13 @@
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
 mod admission;
+mod birth;
 mod clock;
 mod ear;
 mod fanout;
 mod frames;
+mod keeper;
+mod life;
 mod log;
 mod outbox;
 mod scribe;
@@ -14,7 +17,10 @@ mod seat;
 mod session;
 mod sessions;
 mod settings;
+mod stats;
+mod sweep;
 mod task;
+mod visits;
 
 pub use admission::Limits;
 pub use outbox::Delivery;

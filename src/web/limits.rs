@@ -187,22 +187,22 @@ impl<K: Eq + Hash> Buckets<K> {
         Buckets { rate, known: Mutex::new(Known { of: HashMap::new(), crowd: Bucket::full(now), swept_at: now }) }
     }
 
-    fn take(&self, key: K) -> Result<(), Duration> {
-        self.with(key, Bucket::take).unwrap_or(Ok(()))
+    fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+        self.with(key, now, Bucket::take).unwrap_or(Ok(()))
     }
 
-    fn charge(&self, key: K) {
-        self.with(key, Bucket::charge);
+    fn charge(&self, key: K, now: Instant) {
+        self.with(key, now, Bucket::charge);
     }
 
-    fn wait(&self, key: &K) -> Option<Duration> {
-        let (rate, now) = (self.rate?, Instant::now());
+    fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
+        let rate = self.rate?;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.of.get(key).and_then(|bucket| bucket.wait(rate, now))
     }
 
-    fn with<T>(&self, key: K, act: impl FnOnce(&mut Bucket, Rate, Instant) -> T) -> Option<T> {
-        let (rate, now) = (self.rate?, Instant::now());
+    fn with<T>(&self, key: K, now: Instant, act: impl FnOnce(&mut Bucket, Rate, Instant) -> T) -> Option<T> {
+        let rate = self.rate?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         Some(act(known.bucket(key, now), rate, now))
     }
@@ -326,9 +326,9 @@ impl Limits {
 
     /// # Errors
     /// `RATE_LIMITED` with `retryAfterMs`.
-    pub fn join(&self, address: Address) -> Result<(), Problem> {
-        self.look(address)?;
-        self.joins.take(address).map_err(|wait| {
+    pub fn join(&self, address: Address, now: Instant) -> Result<(), Problem> {
+        self.look(address, now)?;
+        self.joins.take(address, now).map_err(|wait| {
             self.refused(Count::JoinsLimited);
             too_many("joins from your network", wait)
         })
@@ -338,20 +338,20 @@ impl Limits {
     ///
     /// # Errors
     /// `RATE_LIMITED` with `retryAfterMs`.
-    pub fn look(&self, address: Address) -> Result<(), Problem> {
-        let Some(wait) = self.guesses.wait(&address) else { return Ok(()) };
+    pub fn look(&self, address: Address, now: Instant) -> Result<(), Problem> {
+        let Some(wait) = self.guesses.wait(&address, now) else { return Ok(()) };
         self.refused(Count::GuessesLimited);
         Err(too_many("unknown sessions or wrong codes from your network", wait))
     }
 
     /// Somebody asked for a session that never was, or gave a wrong access code.
-    pub fn guessed(&self, address: Address) {
+    pub fn guessed(&self, address: Address, now: Instant) {
         self.counts.one(Count::Guesses);
-        self.guesses.charge(address);
+        self.guesses.charge(address, now);
     }
 
-    fn request(&self, address: Address) -> Result<(), Problem> {
-        self.requests.take(address).map_err(|wait| {
+    fn request(&self, address: Address, now: Instant) -> Result<(), Problem> {
+        self.requests.take(address, now).map_err(|wait| {
             self.refused(Count::RequestsLimited);
             too_many("requests from your network", wait)
         })
@@ -410,13 +410,15 @@ pub(super) async fn guard(State(house): State<Arc<House>>, mut request: Request,
         return next.run(request).await;
     }
     let names_session = route.starts_with("/sessions/{id}");
-    let allowed = limits.request(address).and_then(|()| if names_session { limits.look(address) } else { Ok(()) });
+    let now = Instant::now();
+    let allowed = limits.request(address, now);
+    let allowed = allowed.and_then(|()| if names_session { limits.look(address, now) } else { Ok(()) });
     if let Err(problem) = allowed {
         return Refusal::from(problem).into_response();
     }
     let response = next.run(request).await;
     if names_session && response.extensions().get::<Refused>().is_some_and(|refused| refused.guess) {
-        limits.guessed(address);
+        limits.guessed(address, Instant::now());
     }
     response
 }
@@ -457,55 +459,62 @@ mod tests {
         Address::of(text.parse().unwrap())
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_bucket_gives_its_burst_at_once_and_then_its_rate() {
         let limits = limits(|settings| (settings.joins_per_second, settings.joins_burst) = (10, 5), 0);
+        let mut now = Instant::now();
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
         for _ in 0..5 {
-            limits.join(one).unwrap();
+            limits.join(one, now).unwrap();
         }
-        let problem = limits.join(one).unwrap_err();
+        let problem = limits.join(one, now).unwrap_err();
         assert_eq!((problem.code, &problem.details.unwrap()["retryAfterMs"]), (ErrorCode::RateLimited, &json!(100)));
-        limits.join(other).unwrap();
-        tokio::time::advance(Duration::from_millis(100)).await;
-        limits.join(one).unwrap();
-        assert!(limits.join(one).is_err());
-        tokio::time::advance(Duration::from_secs(3_600)).await;
-        assert_eq!((0..9).filter(|_| limits.join(one).is_ok()).count(), 5, "an hour saves up no more than the burst");
+        limits.join(other, now).unwrap();
+        now += Duration::from_millis(100);
+        limits.join(one, now).unwrap();
+        assert!(limits.join(one, now).is_err());
+        now += Duration::from_secs(3_600);
+        assert_eq!(
+            (0..9).filter(|_| limits.join(one, now).is_ok()).count(),
+            5,
+            "an hour saves up no more than the burst"
+        );
         assert_eq!(limits.counts.get(Count::JoinsLimited), 6);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_guesses_too_often_may_not_even_look_for_a_while() {
         let limits = limits(|settings| settings.guesses_per_minute = 60, 0);
+        let mut now = Instant::now();
         let (guesser, honest) = (address("192.0.2.1"), address("192.0.2.2"));
         for _ in 0..60 {
-            limits.look(guesser).unwrap();
-            limits.guessed(guesser);
+            limits.look(guesser, now).unwrap();
+            limits.guessed(guesser, now);
         }
-        assert!(limits.join(guesser).is_err(), "joins are looks");
-        limits.look(honest).unwrap();
+        assert!(limits.join(guesser, now).is_err(), "joins are looks");
+        limits.look(honest, now).unwrap();
         // Guesses that were on their way all at once cost their time, but not for ever.
         for _ in 0..100_000 {
-            limits.guessed(guesser);
+            limits.guessed(guesser, now);
         }
-        tokio::time::advance(Duration::from_secs(61)).await;
-        assert!(limits.look(guesser).is_ok());
-        limits.guessed(guesser);
-        assert!(limits.look(guesser).is_err(), "one a second from now on");
+        now += Duration::from_secs(61);
+        assert!(limits.look(guesser, now).is_ok());
+        limits.guessed(guesser, now);
+        assert!(limits.look(guesser, now).is_err(), "one a second from now on");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_flood_of_addresses_is_remembered_up_to_a_bound() {
         let limits = limits(|settings| (settings.requests_per_second, settings.requests_burst) = (1, 2), 0);
+        let mut now = Instant::now();
         for n in 0..(ADDRESSES as u32 * 2) {
-            let _ = limits.request(Address::of(std::net::Ipv4Addr::from_bits(n).into()));
+            let _ = limits.request(Address::of(std::net::Ipv4Addr::from_bits(n).into()), now);
         }
         let known = limits.requests.known.lock().unwrap().of.len();
         assert_eq!(known, ADDRESSES);
-        assert!(limits.request(address("2001:db8::1")).is_err(), "newcomers share what is left");
-        tokio::time::advance(Duration::from_secs(5)).await;
-        limits.request(address("2001:db8::1")).unwrap();
+        assert!(limits.request(address("2001:db8::1"), now).is_err(), "newcomers share what is left");
+        now += Duration::from_secs(5);
+        limits.request(address("2001:db8::1"), now).unwrap();
         assert_eq!(limits.requests.known.lock().unwrap().of.len(), 1);
     }
 
