@@ -35,6 +35,8 @@ counts! {
     RtpPadding => "rtp_padding",
     /// Of a payload type that was not negotiated.
     RtpForeign => "rtp_foreign",
+    /// Far more packets than speech has.
+    RtpFlood => "rtp_flood",
     FramesDecoded => "frames_decoded",
     FramesCorrected => "frames_corrected",
     FramesConcealed => "frames_concealed",
@@ -80,6 +82,21 @@ counts! {
     EventsPublished => "events_published",
     PartialsConflated => "partials_conflated",
     MessagesRefused => "messages_refused",
+    // limits
+    /// Connections closed at once: too many of one address, or of all.
+    ConnectionsRefused => "connections_refused",
+    RequestsLimited => "requests_limited",
+    JoinsLimited => "joins_limited",
+    /// Unknown session ids and wrong access codes: somebody guesses.
+    Guesses => "guesses",
+    /// Refused because of too many guesses before.
+    GuessesLimited => "guesses_limited",
+    MessagesLimited => "messages_limited",
+    OriginsRefused => "origins_refused",
+    SessionsFull => "sessions_full",
+    NodeFull => "node_full",
+    LanguagesRefused => "languages_refused",
+    CreationsLimited => "creations_limited",
     // house
     SessionsCreated => "sessions_created",
     SessionsEnded => "sessions_ended",

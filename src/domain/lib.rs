@@ -15,6 +15,7 @@ pub mod limits;
 pub mod line;
 pub mod quality;
 pub mod record;
+pub mod seldom;
 pub mod session;
 pub mod signaling;
 pub mod time;

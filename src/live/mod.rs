@@ -2,6 +2,7 @@
 //!
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
+mod admission;
 mod birth;
 mod clock;
 mod ear;
@@ -21,6 +22,7 @@ mod sweep;
 mod task;
 mod visits;
 
+pub use admission::Limits;
 pub use outbox::Delivery;
 
 pub use seat::Seat;

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::Problem;
-use babelcast_domain::ids::ListenerId;
+use babelcast_domain::ids::{AccessCode, ListenerId};
 use babelcast_domain::language::Language;
 use babelcast_domain::ledger::{Ledger, Stage};
 use babelcast_domain::quality::AudioLevel;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
+use babelcast_domain::seldom::Seldom;
 use babelcast_domain::session::{Effect, Input, Session, To};
-use babelcast_domain::wire::{CaptionMode, Resume, Role, ServerMessage, SetPlayback, StatusView};
+use babelcast_domain::wire::{CaptionMode, ChangeLanguage, Resume, Role, ServerMessage, SetPlayback, StatusView};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -41,6 +42,8 @@ pub struct JoinRequest {
     pub target_language: Option<String>,
     pub captions: CaptionMode,
     pub audio: bool,
+    /// What the listener gave, if anything; the speaker is not asked.
+    pub access_code: Option<AccessCode>,
     pub resume: Option<Resume>,
     pub request_id: Option<String>,
 }
@@ -57,7 +60,7 @@ pub enum Command {
     },
     ChangeLanguage {
         listener: ListenerId,
-        target: String,
+        wanted: ChangeLanguage,
         request_id: Option<String>,
         answer: oneshot::Sender<Result<(), Problem>>,
     },
@@ -116,6 +119,8 @@ pub struct Snapshot {
 pub struct Meter {
     pub counts: Arc<Counts>,
     pub ledger: Mutex<Ledger>,
+    /// Lines about listeners who found no room.
+    pub full: Seldom,
 }
 
 impl Meter {

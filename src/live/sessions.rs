@@ -10,7 +10,9 @@ use babelcast_domain::ids::{NodeId, SessionId, SpeakerId};
 use babelcast_domain::language::Catalogue;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
 use babelcast_domain::time::UnixMs;
-use babelcast_domain::wire::{ConnectionView, IceServerView, LanguageState, LanguageStatus, PatchSession, StatusView};
+use babelcast_domain::wire::{
+    ConnectionView, IceServerView, LanguageState, LanguageStatus, PatchSession, Role, StatusView,
+};
 use futures_util::future::join_all;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -22,6 +24,7 @@ use crate::aws::kvs::{self, KvsError};
 use crate::aws::sign;
 use crate::store::{Expected, Presence, Store, StoreError};
 
+use super::admission::Places;
 use super::clock::Clock;
 use super::life::elsewhere;
 use super::seat::Seat;
@@ -62,6 +65,7 @@ pub struct Sessions {
     pub(super) tls: Arc<ClientConfig>,
     pub(super) counts: Arc<Counts>,
     pub(super) clock: Clock,
+    pub(super) places: Arc<Places>,
     /// New with every start.
     pub(super) node: NodeId,
     live: Mutex<BTreeMap<SessionId, Handle>>,
@@ -88,6 +92,7 @@ impl Sessions {
             tls,
             counts,
             clock: Clock::start(),
+            places: Arc::default(),
             node: NodeId::new(format!("{:016x}", rand::random::<u64>())),
             live: Mutex::default(),
             adopting: Mutex::default(),
@@ -262,8 +267,13 @@ impl Sessions {
     /// Takes a seat in a session; `sessionJoined` is the first thing the seat delivers.
     pub async fn join(self: &Arc<Self>, id: &SessionId, request: JoinRequest) -> Result<Seat, Problem> {
         self.host(id).await?;
+        let place = (request.role == Role::Listener).then(|| self.place()).transpose()?;
         let (answer, answered) = oneshot::channel();
-        self.ask(id, Command::Join { request, answer }, answered).await?
+        let mut seat = self.ask(id, Command::Join { request, answer }, answered).await??;
+        if let Some(place) = place {
+            seat.hold(place);
+        }
+        Ok(seat)
     }
 
     /// Counters and latencies of a live session.

@@ -8,7 +8,7 @@ use babelcast_domain::ids::ListenerId;
 use babelcast_domain::language::Language;
 use babelcast_domain::record::{Edit, EndReason, Status};
 use babelcast_domain::session::Input;
-use babelcast_domain::wire::{Role, ServerMessage, SessionJoined};
+use babelcast_domain::wire::{ChangeLanguage, Role, ServerMessage, SessionJoined};
 use tokio::sync::oneshot;
 
 use super::outbox::outbox;
@@ -23,8 +23,8 @@ impl Actor {
                 None
             }
             Command::Leave { listener } => self.fanout.remove(listener).then_some(Input::Left { listener, cut: false }),
-            Command::ChangeLanguage { listener, target, request_id, answer } => {
-                let changed = self.change_language(listener, &target, request_id);
+            Command::ChangeLanguage { listener, wanted, request_id, answer } => {
+                let changed = self.change_language(listener, &wanted, request_id);
                 answer.send(changed).ok();
                 None
             }
@@ -80,7 +80,7 @@ impl Actor {
             answer.send(Err(Problem::session_not_found("ended"))).ok();
             return;
         }
-        let language = match self.session.resolve(request.target_language.as_deref()) {
+        let language = match self.admitted(&request) {
             Ok(language) => language,
             Err(problem) => {
                 answer.send(Err(problem)).ok();
@@ -140,15 +140,20 @@ impl Actor {
         }
     }
 
-    fn change_language(&mut self, listener: ListenerId, target: &str, request: Option<String>) -> Result<(), Problem> {
-        let language = self.session.resolve(Some(target))?;
+    fn change_language(
+        &mut self,
+        listener: ListenerId,
+        wanted: &ChangeLanguage,
+        request: Option<String>,
+    ) -> Result<(), Problem> {
+        let (language, voice) = self.admitted_change(listener, wanted)?;
         self.log.open(&language);
         self.fanout.change_language(listener, language.clone());
         self.handle(Input::LanguageChanged { listener, language: language.clone() });
         let now = self.clock.now();
         let message = ServerMessage::LanguageChanged {
             target_language: language.clone(),
-            audio_language: None,
+            audio_language: voice,
             history: self.log.history(&language, now.mono),
             epoch: self.log.epoch(),
         };

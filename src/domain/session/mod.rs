@@ -3,6 +3,7 @@
 //! [`Session`] composes smaller machines: [`Audience`] (who listens), [`Utterances`] (what was said) and one
 //! [`Track`] per target language in demand. Deliberately absent: sockets, queues, clocks, AWS.
 
+mod admission;
 mod effect;
 mod show;
 mod view;
@@ -23,6 +24,7 @@ use crate::transcript::Heard;
 use crate::utterance::Utterances;
 use crate::wire::{BroadcastState, GapReason, ServerMessage};
 
+pub use admission::Limits;
 pub use effect::{Effect, Input, To};
 
 /// Where the broadcast stands. `(status, speakerKvsConnected)` in the record is its stored shadow.
@@ -43,6 +45,7 @@ pub struct Terms {
     pub abandon_after: Duration,
     /// After `End`, translations under way get so long before the session is closed without them.
     pub flush_deadline: Duration,
+    pub limits: Limits,
 }
 
 #[derive(Debug)]
