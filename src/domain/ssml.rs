@@ -148,7 +148,7 @@ impl Manner {
         if pitch_percent != 0 {
             attributes.push_str(&format!(" pitch=\"{pitch_percent:+}%\""));
         }
-        let escaped: String = piece.chars().map(Escaped::from).map(Escaped::as_text).collect();
+        let escaped: String = piece.chars().map(Escaped::from).map(Escaped::into_text).collect();
         let ssml = match attributes.is_empty() {
             true => format!("<speak>{escaped}</speak>"),
             false => format!("<speak><prosody{attributes}>{escaped}</prosody></speak>"),
@@ -208,7 +208,7 @@ impl Escaped {
         }
     }
 
-    fn as_text(self) -> String {
+    fn into_text(self) -> String {
         match self {
             Escaped::Entity(entity) => entity.to_owned(),
             Escaped::Plain(c) => c.to_string(),
