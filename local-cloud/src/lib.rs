@@ -10,6 +10,7 @@ pub mod error;
 pub mod issuer;
 mod json_rpc;
 pub mod kvs;
+pub mod polly;
 mod serve;
 mod signed;
 pub mod sigv4;
@@ -34,6 +35,7 @@ use crate::error::{AwsError, ErrorKind};
 use crate::issuer::Issuer;
 use crate::json_rpc::JsonRpc;
 use crate::kvs::Kvs;
+use crate::polly::Polly;
 use crate::signed::Gate;
 pub use crate::signed::Secret;
 use crate::transcribe::Transcribe;
@@ -61,6 +63,8 @@ pub struct Settings {
     pub issuer: issuer::Settings,
     /// `None`: no Translate.
     pub translate: Option<translate::Settings>,
+    /// `None`: no Polly.
+    pub polly: Option<polly::Settings>,
     /// `None`: no Transcribe. Its own secret is overwritten by the one above.
     pub transcribe: Option<transcribe::Settings>,
 }
@@ -79,6 +83,7 @@ impl Default for Settings {
             kvs: kvs::Settings::default(),
             issuer: issuer::Settings::default(),
             translate: None,
+            polly: None,
             transcribe: None,
         }
     }
@@ -97,6 +102,8 @@ pub enum StartError {
     Issuer(#[from] issuer::IssuerError),
     #[error(transparent)]
     Translate(#[from] translate::StartError),
+    #[error("nothing to speak with: {0}")]
+    Polly(#[from] polly::EngineError),
 }
 
 /// The running servers. Dropping it ends everything at once; [`LocalCloud::stop`] does so politely.
@@ -108,6 +115,7 @@ pub struct LocalCloud {
     issuer: Arc<Issuer>,
     kvs: Arc<Kvs>,
     translate: Option<Arc<Translate>>,
+    polly: Option<Arc<Polly>>,
     transcribe: Option<Arc<Transcribe>>,
     stop: CancellationToken,
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -118,6 +126,10 @@ impl LocalCloud {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let secret = settings.secret;
         let translate = settings.translate.as_ref().map(Translate::new).transpose()?.map(Arc::new);
+        let polly = match &settings.polly {
+            Some(polly) => Some(Arc::new(Polly::start(polly).await?)),
+            None => None,
+        };
         let transcribe = settings.transcribe.map(|own| {
             let secret = secret.as_ref().map(|secret| Arc::from(secret.as_str()));
             Arc::new(Transcribe::new(transcribe::Settings { secret, ..own }))
@@ -146,6 +158,7 @@ impl LocalCloud {
         let parts = Parts {
             kvs: Arc::clone(&kvs),
             issuer: Arc::clone(&issuer),
+            polly: polly.clone(),
             rpc: JsonRpc { translate: translate.clone(), transcribe: transcribe.clone(), secret },
         };
         let router = parts.router();
@@ -155,7 +168,7 @@ impl LocalCloud {
         ];
         let tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
         let certificate_pem = certificate.pem;
-        Ok(Self { http, https, host, certificate_pem, issuer, kvs, translate, transcribe, stop, tasks })
+        Ok(Self { http, https, host, certificate_pem, issuer, kvs, translate, polly, transcribe, stop, tasks })
     }
 
     /// `http://127.0.0.1:<port>`: endpoint URL for every AWS client.
@@ -197,6 +210,11 @@ impl LocalCloud {
     }
 
     /// `None` when the settings named none.
+    pub fn polly(&self) -> Option<&Arc<Polly>> {
+        self.polly.as_ref()
+    }
+
+    /// `None` when the settings named none.
     pub fn transcribe(&self) -> Option<&Arc<Transcribe>> {
         self.transcribe.as_ref()
     }
@@ -228,16 +246,22 @@ impl Drop for LocalCloud {
 struct Parts {
     kvs: Arc<Kvs>,
     issuer: Arc<Issuer>,
+    polly: Option<Arc<Polly>>,
     rpc: JsonRpc,
 }
 
 impl Parts {
     fn router(self) -> Router {
         let mut router = Router::new().merge(self.kvs.router()).merge(self.issuer.router());
+        let guarded = |router: Router, service| {
+            let gate = Gate { secret: self.rpc.secret.clone(), service };
+            router.route_layer(axum::middleware::from_fn_with_state(gate, signed::guard))
+        };
         if let Some(translate) = &self.rpc.translate {
-            let gate = Gate { secret: self.rpc.secret.clone(), service: "translate" };
-            let guard = axum::middleware::from_fn_with_state(gate, signed::guard);
-            router = router.merge(Arc::clone(translate).router().route_layer(guard));
+            router = router.merge(guarded(Arc::clone(translate).router(), "translate"));
+        }
+        if let Some(polly) = &self.polly {
+            router = router.merge(guarded(Arc::clone(polly).router(), "polly"));
         }
         if let Some(transcribe) = &self.rpc.transcribe {
             // Signs its frames too, so it looks at signatures itself.

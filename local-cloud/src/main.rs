@@ -11,7 +11,7 @@ use local_cloud::engine::Engine;
 use local_cloud::engine::pocketsphinx::PocketSphinx;
 use local_cloud::engine::scripted::{Script, Scripted};
 use local_cloud::engine::tones::Tones;
-use local_cloud::{LocalCloud, Secret, Settings, issuer, kvs, transcribe, translate};
+use local_cloud::{LocalCloud, Secret, Settings, issuer, kvs, polly, transcribe, translate};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// AWS's wire protocols for babelcast, on this machine, without an AWS account.
@@ -52,6 +52,12 @@ struct Options {
     /// What translates: Apertium's Debian packages, marked texts without any engine, or no Translate at all.
     #[arg(long, value_enum, default_value_t = Translator::Apertium)]
     translator: Translator,
+    /// What speaks: espeak-ng's Debian package, tones without any engine, or no Polly at all.
+    #[arg(long, value_enum, default_value_t = Speaker::Espeak)]
+    speaker: Speaker,
+    /// Hold clients to the quotas of a Polly account: neural voices 8 requests a second and 18 at once.
+    #[arg(long)]
+    speech_quotas: bool,
     /// `iss` of the tokens, if it is not to be the pool's address here.
     #[arg(long, value_name = "URL")]
     issuer_url: Option<String>,
@@ -114,6 +120,25 @@ impl Translator {
     }
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Speaker {
+    Espeak,
+    Scripted,
+    Off,
+}
+
+impl Speaker {
+    fn settings(self, quotas: bool) -> Option<polly::Settings> {
+        let engine = match self {
+            Self::Espeak => polly::EngineSettings::Espeak(polly::EspeakSettings::default()),
+            Self::Scripted => polly::EngineSettings::Scripted(polly::Scripted::default()),
+            Self::Off => return None,
+        };
+        let quotas = quotas.then(polly::Quotas::default);
+        Some(polly::Settings { engine, quotas, ..polly::Settings::default() })
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
@@ -147,6 +172,7 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
             ..issuer::Settings::default()
         },
         translate: options.translator.settings(),
+        polly: options.speaker.settings(options.speech_quotas),
         transcribe: options.engine.settings(options.script.as_deref())?,
     })
     .await?;
@@ -163,6 +189,9 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     if let Some(translate) = cloud.translate() {
         writeln!(out, "languages    en to {}", translate.languages().join(" "))?;
+    }
+    if let Some(polly) = cloud.polly() {
+        writeln!(out, "voices       {}", polly.voices().count())?;
     }
     out.flush()?;
     drop(out);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::resample::Resampler;
-use super::{Engine, EngineError, Hypothesis, Opening, Recogniser, TICK};
+use super::{Engine, EngineError, Hypothesis, Opening, RATE, Recogniser, TICK};
 
 /// Pieces of audio that may wait for the engine, for example while a decoder loads. Full: the sender waits, nothing is
 /// dropped, and the wait reaches the client as TCP back pressure.
@@ -103,7 +103,7 @@ struct Ticks {
 
 impl Ticks {
     fn new(rate: u32) -> Ticks {
-        Ticks { half: None, resampler: Resampler::new(rate), samples: Vec::with_capacity(TICK * 2) }
+        Ticks { half: None, resampler: Resampler::new(rate, RATE), samples: Vec::with_capacity(TICK * 2) }
     }
 
     fn push(&mut self, bytes: &[u8]) {

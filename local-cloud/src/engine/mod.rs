@@ -12,7 +12,7 @@ mod gain;
 mod listening;
 pub mod pocketsphinx;
 mod pocketsphinx_ffi;
-mod resample;
+pub(crate) mod resample;
 pub mod scripted;
 pub mod tones;
 

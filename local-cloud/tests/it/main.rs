@@ -6,6 +6,7 @@ mod js;
 mod kvs_calls;
 mod kvs_faults;
 mod kvs_signaling;
+mod polly;
 mod ports;
 mod transcribe;
 mod translate;
