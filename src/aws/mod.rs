@@ -7,6 +7,7 @@
 //! caching (the session's), any state beyond connection pools.
 
 pub mod kvs;
+pub mod polly;
 pub mod sign;
 pub mod transcribe;
 pub mod translate;
@@ -15,6 +16,8 @@ pub mod translate;
 mod fake;
 #[cfg(test)]
 mod kvs_tests;
+#[cfg(test)]
+mod polly_tests;
 #[cfg(test)]
 mod transcribe_tests;
 
@@ -36,6 +39,9 @@ use sign::{SignError, SignedUrl};
 /// Getting credentials may ask the container's metadata endpoint.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Voices are asked for once, at the start, when there is time.
+const VOICES_ATTEMPTS: u32 = 5;
+
 /// How to reach AWS, or what stands for it. Times are milliseconds.
 ///
 /// What is not set here comes from the environment as every AWS tool reads it: `AWS_REGION`, `AWS_ENDPOINT_URL`,
@@ -50,6 +56,7 @@ pub struct Settings {
     pub kinesis_video_endpoint_url: Option<String>,
     pub transcribe_endpoint_url: Option<String>,
     pub translate_endpoint_url: Option<String>,
+    pub polly_endpoint_url: Option<String>,
     /// Fixed keys, for a local cloud. Real keys belong in the environment.
     pub credentials: Option<StaticCredentials>,
     pub connect_timeout_ms: u64,
@@ -65,6 +72,11 @@ pub struct Settings {
     /// All attempts of one translation together. A caption that is later than this is shown untranslated.
     pub translate_timeout_ms: u64,
     pub translate_attempts: u32,
+    /// From asking for a sentence to the last byte of its sound.
+    pub polly_attempt_timeout_ms: u64,
+    /// All attempts of one sentence together. Later than this it is not worth hearing.
+    pub polly_timeout_ms: u64,
+    pub polly_attempts: u32,
 }
 
 impl Default for Settings {
@@ -75,6 +87,7 @@ impl Default for Settings {
             kinesis_video_endpoint_url: None,
             transcribe_endpoint_url: None,
             translate_endpoint_url: None,
+            polly_endpoint_url: None,
             credentials: None,
             connect_timeout_ms: 2_000,
             control_attempt_timeout_ms: 5_000,
@@ -84,6 +97,9 @@ impl Default for Settings {
             translate_attempt_timeout_ms: 1_000,
             translate_timeout_ms: 1_500,
             translate_attempts: 3,
+            polly_attempt_timeout_ms: 2_000,
+            polly_timeout_ms: 3_000,
+            polly_attempts: 2,
         }
     }
 }
@@ -127,6 +143,11 @@ pub struct Clients {
     /// Without an HTTP client: every stream gets its own.
     transcribe: aws_sdk_transcribestreaming::config::Builder,
     transcribe_start_timeout: Duration,
+    /// Describes voices, as patiently as the control plane.
+    voices: aws_sdk_polly::Client,
+    /// Speaks; attempts are counted by the call, which has to wait for the body too.
+    speech: aws_sdk_polly::Client,
+    speech_patience: polly::Patience,
 }
 
 impl Clients {
@@ -172,6 +193,15 @@ impl Clients {
         if let Some(url) = &settings.transcribe_endpoint_url {
             transcribe = transcribe.endpoint_url(url);
         }
+        let mut polly = aws_sdk_polly::config::Builder::from(&sdk);
+        if let Some(url) = &settings.polly_endpoint_url {
+            polly = polly.endpoint_url(url);
+        }
+        let speech = polly.clone().retry_config(RetryConfig::disabled()).timeout_config(timeouts(
+            settings,
+            settings.polly_attempt_timeout_ms,
+            None,
+        ));
         Ok(Clients {
             region,
             credentials,
@@ -181,6 +211,13 @@ impl Clients {
             translate: aws_sdk_translate::Client::from_conf(translate.build()),
             transcribe,
             transcribe_start_timeout: millis(settings.transcribe_start_timeout_ms),
+            voices: aws_sdk_polly::Client::from_conf(polly.retry_config(quick_retries(VOICES_ATTEMPTS)).build()),
+            speech: aws_sdk_polly::Client::from_conf(speech.build()),
+            speech_patience: polly::Patience {
+                attempt: millis(settings.polly_attempt_timeout_ms),
+                all: millis(settings.polly_timeout_ms),
+                attempts: settings.polly_attempts,
+            },
             sdk,
             roots,
         })

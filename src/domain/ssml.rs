@@ -148,7 +148,7 @@ impl Manner {
         if pitch_percent != 0 {
             attributes.push_str(&format!(" pitch=\"{pitch_percent:+}%\""));
         }
-        let escaped: String = piece.chars().map(Escaped::from).map(Escaped::into_text).collect();
+        let escaped = escape(piece);
         let ssml = match attributes.is_empty() {
             true => format!("<speak>{escaped}</speak>"),
             false => format!("<speak><prosody{attributes}>{escaped}</prosody></speak>"),
@@ -181,39 +181,27 @@ fn clean(text: &str) -> String {
     cleaned
 }
 
-/// A character as it may stand between tags.
-enum Escaped {
-    Entity(&'static str),
-    Plain(char),
-}
-
-impl From<char> for Escaped {
-    fn from(c: char) -> Escaped {
-        match c {
-            '&' => Escaped::Entity("&amp;"),
-            '<' => Escaped::Entity("&lt;"),
-            '>' => Escaped::Entity("&gt;"),
-            '"' => Escaped::Entity("&quot;"),
-            '\'' => Escaped::Entity("&apos;"),
-            plain => Escaped::Plain(plain),
-        }
+/// What a character that means something to XML is written as.
+fn entity(c: char) -> Option<&'static str> {
+    match c {
+        '&' => Some("&amp;"),
+        '<' => Some("&lt;"),
+        '>' => Some("&gt;"),
+        '"' => Some("&quot;"),
+        '\'' => Some("&apos;"),
+        _ => None,
     }
 }
 
-impl Escaped {
-    fn len(&self) -> usize {
-        match self {
-            Escaped::Entity(entity) => entity.len(),
-            Escaped::Plain(_) => 1,
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match entity(c) {
+            Some(entity) => escaped.push_str(entity),
+            None => escaped.push(c),
         }
     }
-
-    fn into_text(self) -> String {
-        match self {
-            Escaped::Entity(entity) => entity.to_owned(),
-            Escaped::Plain(c) => c.to_string(),
-        }
-    }
+    escaped
 }
 
 /// Cuts to [`MAX_CHARACTERS`]: behind the last sentence that fits, or the last word, or wherever it must be.
@@ -236,7 +224,7 @@ fn pieces(text: &str) -> Vec<&str> {
 fn overflow(text: &str) -> Option<usize> {
     let mut length = 0;
     let too_far = |(_, c): &(usize, char)| {
-        length += Escaped::from(*c).len();
+        length += entity(*c).map_or(1, str::len);
         length > MAX_CHARACTERS
     };
     text.char_indices().find(too_far).map(|(at, _)| at)

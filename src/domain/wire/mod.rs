@@ -5,7 +5,8 @@ mod http;
 mod server;
 
 pub use client::{
-    Action, Authenticate, CaptionMode, ChangeLanguage, ClientMessage, JoinSession, Resume, SetPlayback, SetVolume,
+    Action, AudioFormat, Authenticate, CaptionMode, ChangeLanguage, ClientMessage, JoinSession, Resume, SetPlayback,
+    SetVolume,
 };
 pub use http::{
     ConnectionView, CreateSession, IceServerView, KvsStatus, LanguageState, LanguageStatus, PatchSession, SessionPage,
