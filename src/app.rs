@@ -46,6 +46,9 @@ impl App {
         if !store.is_durable() {
             tracing::info!("records live in this process only: its sessions end with it");
         }
+        if let Err(error) = store.ping().await {
+            tracing::error!(%error, "the store does not answer; the server starts all the same, and is not ready until it does");
+        }
         let store = Arc::new(store);
         let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(&counts));
         let doors =
