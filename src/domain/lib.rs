@@ -17,6 +17,7 @@ pub mod quality;
 pub mod record;
 pub mod session;
 pub mod signaling;
+pub mod subtitles;
 pub mod time;
 pub mod track;
 pub mod transcript;
