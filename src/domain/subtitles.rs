@@ -130,7 +130,7 @@ fn vtt(cues: &[Cue]) -> String {
     let mut text = String::from("WEBVTT\n\n");
     for cue in cues {
         let (start, end) = (clock(cue.start_ms, '.'), clock(cue.end_ms, '.'));
-        let _ = write!(text, "{start} --> {end}\n");
+        let _ = writeln!(text, "{start} --> {end}");
         for row in &cue.rows {
             text.push_str(&row.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"));
             text.push('\n');

@@ -2,10 +2,12 @@
 //!
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
+mod book;
 mod clock;
 mod ear;
 mod fanout;
 mod frames;
+mod library;
 mod log;
 mod outbox;
 mod scribe;
@@ -15,6 +17,7 @@ mod sessions;
 mod settings;
 mod task;
 
+pub use library::Transcripts;
 pub use outbox::Delivery;
 
 pub use seat::Seat;

@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::aws::Clients;
 use crate::store::{Expected, Store};
 
+use super::book::Pen;
 use super::clock::Clock;
 use super::ear::EarEvent;
 use super::fanout::Fanout;
@@ -143,6 +144,7 @@ pub struct Actor {
     pub _scribe: AbortOnDropHandle<()>,
     pub fanout: Fanout,
     pub log: Log,
+    pub pen: Pen,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
     pub departures: Arc<tokio::sync::Notify>,
@@ -234,6 +236,9 @@ impl Actor {
 
     fn append(&mut self, to: &To, message: &ServerMessage) {
         let now = self.clock.now();
+        if let ServerMessage::Transcription(caption) = message {
+            self.pen.write(caption, self.session.translating());
+        }
         let languages = match to {
             To::Everyone => self.log.languages(),
             To::Language(language) => vec![language.clone()],

@@ -8,6 +8,7 @@ use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::{SessionId, SpeakerId};
 use babelcast_domain::language::{Catalogue, Language};
+use babelcast_domain::line::Line;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, SignalingEndpoints, Status};
 use babelcast_domain::session::Session;
 use babelcast_domain::wire::{ConnectionView, CreateSession, IceServerView, PatchSession, StatusView};
@@ -28,6 +29,7 @@ use super::clock::Clock;
 use super::ear::Ear;
 use super::fanout::Fanout;
 use super::frames::Frames;
+use super::library::Library;
 use super::log::Log;
 use super::scribe::Scribe;
 use super::seat::Seat;
@@ -43,6 +45,8 @@ const NAME_ATTEMPTS: usize = 8;
 const PAGE: usize = 50;
 /// How long an actor may take to answer a door.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last lines may take to reach the store when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(3);
 
 /// A record and what only the live session knows.
 #[derive(Debug, Clone)]
@@ -67,6 +71,7 @@ pub struct Sessions {
     tls: Arc<ClientConfig>,
     counts: Arc<Counts>,
     clock: Clock,
+    library: Arc<Library>,
     live: Mutex<BTreeMap<SessionId, Handle>>,
     emptied: Notify,
 }
@@ -81,7 +86,9 @@ impl Sessions {
         counts: Arc<Counts>,
     ) -> Arc<Self> {
         let (clock, live, emptied) = (Clock::start(), Mutex::default(), Notify::new());
-        Arc::new(Sessions { settings, clients, store, catalogue, tls, counts, clock, live, emptied })
+        let terms = settings.transcripts.clone();
+        let library = Library::new(terms, Arc::clone(&clients), Arc::clone(&store), Arc::clone(&counts));
+        Arc::new(Sessions { settings, clients, store, catalogue, tls, counts, clock, library, live, emptied })
     }
 
     pub fn catalogue(&self) -> &Catalogue {
@@ -253,6 +260,16 @@ impl Sessions {
         self.ask(id, Command::Join { request, answer }, answered).await?
     }
 
+    /// The language of this session that a request means; absent: the source language.
+    pub fn choose(&self, record: &SessionRecord, asked: Option<&str>) -> Result<Language, Problem> {
+        self.catalogue.choose(asked, &record.source_language, record.target_languages.as_deref())
+    }
+
+    /// Everything said so far in a language, live or over; see [`Library::transcript`].
+    pub async fn transcript(&self, record: &SessionRecord, language: &Language) -> Result<Vec<Line>, Problem> {
+        self.library.transcript(record, language).await
+    }
+
     /// Counters and latencies of a live session.
     pub fn meter(&self, id: &SessionId) -> Option<Arc<Meter>> {
         self.live().get(id).map(|handle| Arc::clone(&handle.meter))
@@ -287,6 +304,7 @@ impl Sessions {
             tracing::warn!(sessions = self.live_count(), "sessions did not end in time and are dropped");
         }
         self.live().clear();
+        self.library.close(LAST_LINES).await;
     }
 
     /// A dialect the recogniser knows for the source, and targets that are offered.
@@ -440,6 +458,7 @@ impl Sessions {
             session: Session::new(now, record, Arc::clone(&self.catalogue), self.settings.terms()),
             fanout: Fanout::new(record.session_id.clone(), Arc::clone(&meter.counts)),
             log: Log::new(now.wall.0),
+            pen: self.library.pen(record),
             record: record.clone(),
             clock: self.clock,
             clients: Arc::clone(&self.clients),

@@ -6,6 +6,8 @@ use babelcast_domain::session::Terms;
 use babelcast_domain::signaling::CandidatePolicy;
 use serde::{Deserialize, Deserializer};
 
+use super::library::Transcripts;
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -28,6 +30,7 @@ pub struct Settings {
     /// Takes ICE candidates on loopback and private addresses. For laptops and tests, never in production.
     pub local_candidates: bool,
     pub recogniser: Patience,
+    pub transcripts: Transcripts,
 }
 
 /// When to give a stream of the recogniser up and how to come back.
@@ -70,6 +73,7 @@ impl Default for Settings {
             channel_tag: "live".to_owned(),
             local_candidates: false,
             recogniser: Patience::default(),
+            transcripts: Transcripts::default(),
         }
     }
 }
@@ -121,6 +125,6 @@ impl Settings {
     }
 }
 
-fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_millis)
 }

@@ -14,6 +14,7 @@ mod keys;
 mod line;
 mod sessions;
 mod socket;
+mod transcript;
 
 #[cfg(test)]
 mod tests;

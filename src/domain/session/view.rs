@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::language::Language;
 use crate::record::Status;
+use crate::track::Track;
 use crate::wire::{BroadcastState, LanguageState, LanguageStatus, StatusView};
 
 use super::{Phase, Session};
@@ -19,6 +20,16 @@ impl Session {
             (_, true) => Status::Paused,
             (_, false) => Status::Active,
         }
+    }
+
+    /// Languages that are being translated into.
+    pub fn translating(&self) -> impl Iterator<Item = &Language> {
+        self.tracks.keys()
+    }
+
+    /// Segments whose finals in this language are still to come.
+    pub fn under_way(&self, language: &Language) -> BTreeSet<u64> {
+        self.tracks.get(language).map(Track::under_way).unwrap_or_default()
     }
 
     /// What pollers are told.
