@@ -2,12 +2,15 @@
 //!
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
+mod birth;
 mod book;
 mod clock;
 mod ear;
 mod fanout;
 mod frames;
+mod keeper;
 mod library;
+mod life;
 mod log;
 mod outbox;
 mod scribe;
@@ -15,7 +18,10 @@ mod seat;
 mod session;
 mod sessions;
 mod settings;
+mod stats;
+mod sweep;
 mod task;
+mod visits;
 
 pub use library::Transcripts;
 pub use outbox::Delivery;
