@@ -308,7 +308,7 @@ impl Drop for Claim {
 }
 
 /// The live session's own hand in its book. Dropping it, by whatever end, says that no more comes from there.
-pub struct Pen(pub Arc<Book>);
+pub struct Pen(Arc<Book>);
 
 impl Pen {
     /// `whole`: the session begins now, so that there is nothing in the store.
@@ -319,6 +319,10 @@ impl Pen {
             pages.whole = whole && pages.languages.is_empty();
         }
         Pen(book)
+    }
+
+    pub fn book(&self) -> &Arc<Book> {
+        &self.0
     }
 
     /// Writes a final down; one in the source language is soon to come in the languages that are being translated into.

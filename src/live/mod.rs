@@ -2,6 +2,7 @@
 //!
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
+mod anteroom;
 mod birth;
 mod book;
 mod clock;
