@@ -18,6 +18,7 @@ pub mod record;
 pub mod seldom;
 pub mod session;
 pub mod signaling;
+pub mod subtitles;
 pub mod time;
 pub mod track;
 pub mod transcript;
