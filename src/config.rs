@@ -51,6 +51,7 @@ impl Settings {
             .try_parsing(true)
             .list_separator(",")
             .with_list_parse_key("web.auth.client_ids")
+            .with_list_parse_key("web.allowed_origins")
             .with_list_parse_key("languages.targets");
         Ok(builder.add_source(environment).build()?.try_deserialize()?)
     }

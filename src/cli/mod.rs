@@ -8,6 +8,7 @@ mod migrate;
 mod serve;
 pub mod speak;
 pub mod speaker;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ enum Command {
     Listen(listen::ListenArgs),
     Serve(serve::ServeArgs),
     Validate(serve::ValidateArgs),
+    Sweep(sweep::SweepArgs),
     Migrate(migrate::MigrateArgs),
 }
 
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
             Command::Speak(args) => speak::run(args).await.map_err(|error| error.to_string()),
             Command::Listen(args) => listen::run(args).await.map_err(|error| error.to_string()),
             Command::Serve(args) => serve::run(args).await.map_err(|error| error.to_string()),
+            Command::Sweep(args) => sweep::run(args).await.map_err(|error| error.to_string()),
             Command::Validate(args) => serve::validate(args).map_err(|error| error.to_string()),
             Command::Migrate(args) => migrate::run(args).await.map_err(|error| error.to_string()),
         }

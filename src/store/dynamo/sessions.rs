@@ -368,6 +368,7 @@ mod tests {
             created_at: UnixMs(1_000),
             updated_at: UnixMs(1_000),
             expires_at: 90_000,
+            first_audio_at: None,
             version: 1,
             lease_owner: None,
             lease_until: None,
@@ -469,6 +470,7 @@ mod tests {
         )));
         prop_oneof![
             any::<bool>().prop_map(Change::KvsConnected),
+            any::<u64>().prop_map(|at| Change::FirstAudio(UnixMs(at))),
             any::<bool>().prop_map(Change::Paused),
             proptest::sample::select(reasons.to_vec()).prop_map(Change::Ended),
             (titles, targets, proptest::option::of(any::<bool>())).prop_map(

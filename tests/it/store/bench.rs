@@ -165,6 +165,7 @@ pub fn record(name: &str) -> SessionRecord {
         created_at: NOW,
         updated_at: NOW,
         expires_at: NOW.plus(DAY).as_secs(),
+        first_audio_at: None,
         version: 1,
         lease_owner: None,
         lease_until: None,
