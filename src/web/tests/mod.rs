@@ -3,8 +3,12 @@
 mod auth;
 mod clients;
 mod doors;
+mod entry;
 mod http;
+mod limits;
+mod slow;
 mod socket;
+mod speaking;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -212,6 +216,35 @@ impl House {
 
     pub fn count(&self, count: Count) -> u64 {
         self.counts.get(count)
+    }
+}
+
+/// Collects what is logged on this thread.
+#[derive(Clone, Default)]
+pub(super) struct Journal(Arc<Mutex<Vec<u8>>>);
+
+impl Journal {
+    /// Everything down to DEBUG, until the guard is dropped.
+    pub fn keep() -> (Journal, tracing::subscriber::DefaultGuard) {
+        let journal = Journal::default();
+        let writer = journal.clone();
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+        let guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+        (journal, guard)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Journal {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
