@@ -132,7 +132,7 @@ fn catalogue() -> Catalogue {
     Catalogue::new([(lang("en"), lang("en-US")), (lang("fr"), lang("fr-FR"))], vec![lang("es"), lang("fr"), lang("de")])
 }
 
-async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
+async fn behind(cloud: &LocalCloud, limits: live::Limits) -> (Arc<Sessions>, Arc<Counts>) {
     let credentials = aws::StaticCredentials { access_key: "local".into(), secret_key: "local".into() };
     let aws = aws::Settings {
         region: Some("us-east-1".into()),
@@ -141,7 +141,6 @@ async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
         ..Default::default()
     };
     let clients = Arc::new(aws::Clients::connect(&aws, None).await.unwrap());
-    let limits = live::Limits::OFF;
     let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, limits, ..Default::default() };
     let (tls, counts) = (crate::media::socket::tls(None).unwrap(), Arc::new(Counts::default()));
     let store = Arc::new(Store::memory());
@@ -154,6 +153,10 @@ impl House {
     }
 
     pub async fn open_with(change: impl FnOnce(&mut Settings)) -> House {
+        House::open_limited(live::Limits::OFF, change).await
+    }
+
+    pub async fn open_limited(limits: live::Limits, change: impl FnOnce(&mut Settings)) -> House {
         let issuer = Issuer::start().await;
         let mut settings = Settings {
             bind: "127.0.0.1:0".parse().unwrap(),
@@ -168,7 +171,7 @@ impl House {
         change(&mut settings);
         let cloud =
             LocalCloud::start(local_cloud::Settings { plain_signaling: true, ..Default::default() }).await.unwrap();
-        let (sessions, counts) = behind(&cloud).await;
+        let (sessions, counts) = behind(&cloud, limits).await;
         let catalogue = Arc::new(catalogue());
         let stop = CancellationToken::new();
         let doors = Doors::open(settings, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &stop).await.unwrap();
