@@ -78,12 +78,7 @@ fn may_read(record: &SessionRecord, caller: Option<&Caller>, code: Option<&str>)
             Some(_) => Problem::new(ErrorCode::Forbidden, "This transcript is the speaker's only"),
         });
     }
-    match &record.access_code {
-        Some(right) if !code.is_some_and(|code| right.is(code)) => {
-            Err(Problem::new(ErrorCode::Forbidden, "This session needs its access code: send it as `accessCode`"))
-        }
-        _ => Ok(()),
-    }
+    record.admits(code)
 }
 
 fn tag_of(text: &str) -> String {
