@@ -6,6 +6,7 @@ mod clock;
 mod ear;
 mod fanout;
 mod frames;
+mod idempotent;
 mod log;
 mod outbox;
 mod scribe;
@@ -15,6 +16,7 @@ mod sessions;
 mod settings;
 mod task;
 
+pub use idempotent::IdempotencyKey;
 pub use outbox::Delivery;
 
 pub use seat::Seat;

@@ -62,11 +62,11 @@ struct Handle {
 pub struct Sessions {
     settings: Settings,
     clients: Arc<Clients>,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     catalogue: Arc<Catalogue>,
     tls: Arc<ClientConfig>,
     counts: Arc<Counts>,
-    clock: Clock,
+    pub(super) clock: Clock,
     live: Mutex<BTreeMap<SessionId, Handle>>,
     emptied: Notify,
 }
@@ -502,7 +502,7 @@ impl Sessions {
         Problem::upstream("kinesisvideo")
     }
 
-    fn store_failed(&self, error: &StoreError) -> Problem {
+    pub(super) fn store_failed(&self, error: &StoreError) -> Problem {
         self.counts.one(Count::StoreErrors);
         tracing::error!(%error, "the store failed");
         Problem::upstream("store")

@@ -5,15 +5,20 @@
 //! for ever for the first byte. Deliberately absent: TLS (the load balancer's), per-address limits and origin lists.
 
 mod access;
+mod asyncapi;
 mod auth;
+mod docs;
 mod doors;
 mod echo;
 mod error;
 mod health;
 mod keys;
 mod line;
+mod openapi;
+mod routes;
 mod sessions;
 mod socket;
+mod status;
 
 #[cfg(test)]
 mod tests;
