@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::error::{ErrorCode, Problem};
 use crate::ids::{AccessCode, NodeId, SessionId, SpeakerId};
 use crate::language::Language;
 use crate::time::UnixMs;
@@ -107,6 +108,9 @@ pub struct SessionRecord {
     pub updated_at: UnixMs,
     /// Epoch seconds: DynamoDB's TTL attribute.
     pub expires_at: u64,
+    /// When the sound at media time 0 reached us: a node that takes the session over counts on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_audio_at: Option<UnixMs>,
     /// Grows by one with every change; renewing a lease is none.
     pub version: u64,
     /// The node whose process runs the session, until `lease_until`.
@@ -123,6 +127,7 @@ pub struct SessionRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     KvsConnected(bool),
+    FirstAudio(UnixMs),
     /// `active` or `paused`; the end has a reason and is [`Change::Ended`].
     Paused(bool),
     Ended(EndReason),
@@ -158,6 +163,7 @@ impl SessionRecord {
         }
         match change {
             Change::KvsConnected(connected) => self.speaker_kvs_connected = *connected,
+            Change::FirstAudio(at) => self.first_audio_at = Some(*at),
             Change::Paused(paused) => self.status = if *paused { Status::Paused } else { Status::Active },
             Change::Ended(reason) => {
                 self.status = Status::Ended;
@@ -182,6 +188,22 @@ impl SessionRecord {
     pub fn is_leased_by_other(&self, node: &NodeId, now: UnixMs) -> bool {
         self.lease_owner.as_ref().is_some_and(|owner| owner != node)
             && self.lease_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether a listener who gives this code may come in. Every door to what is said asks here; the owner, who made
+    /// the code, is not asked.
+    ///
+    /// # Errors
+    /// `FORBIDDEN` with `details.reason` `accessCode`; `details.given` tells a wrong code from a missing one.
+    pub fn admits(&self, code: Option<&str>) -> Result<(), Problem> {
+        let message = match (&self.access_code, code) {
+            (None, _) => return Ok(()),
+            (Some(wanted), Some(given)) if wanted.is(given) => return Ok(()),
+            (Some(_), Some(_)) => "The access code is wrong; ask the speaker for it",
+            (Some(_), None) => "This session needs an access code; ask the speaker for it",
+        };
+        let details = serde_json::json!({ "reason": "accessCode", "given": code.is_some() });
+        Err(Problem::new(ErrorCode::Forbidden, message).with(details))
     }
 
     pub fn is_joinable(&self, now: UnixMs) -> bool {
@@ -213,6 +235,7 @@ mod tests {
             created_at: UnixMs(1_000),
             updated_at: UnixMs(2_000),
             expires_at: 86_401,
+            first_audio_at: Some(UnixMs(1_500)),
             version: 1,
             access_code: Some(AccessCode::parse("tulip").unwrap()),
             private_transcript: false,
@@ -246,6 +269,7 @@ mod tests {
             "updatedAt",
             "expiresAt",
             "version",
+            "firstAudioAt",
             "accessCode",
             "privateTranscript",
             "leaseOwner",
@@ -259,6 +283,20 @@ mod tests {
         assert_eq!(value["status"], "active");
         assert_eq!(value["kvsSignalingEndpoints"], serde_json::json!({"WSS": "wss://m", "HTTPS": "https://r"}));
         assert_eq!(serde_json::from_value::<SessionRecord>(value).unwrap(), full());
+    }
+
+    #[test]
+    fn only_who_knows_the_access_code_is_admitted_and_no_refusal_repeats_it() {
+        let mut record = full();
+        assert!(record.admits(Some("tulip")).is_ok());
+        for (code, given) in [(None, false), (Some(""), true), (Some("Tulip"), true), (Some("tulip "), true)] {
+            let problem = record.admits(code).unwrap_err();
+            assert_eq!(problem.code, ErrorCode::Forbidden);
+            assert!(!problem.to_string().contains("tulip"));
+            assert_eq!(problem.details.unwrap(), serde_json::json!({ "reason": "accessCode", "given": given }));
+        }
+        record.access_code = None;
+        assert!(record.admits(None).is_ok() && record.admits(Some("anything")).is_ok());
     }
 
     #[test]

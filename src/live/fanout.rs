@@ -1,6 +1,6 @@
 //! From one event to every listener it concerns: encoded once per language and caption mode, the same bytes for all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::ids::{ListenerId, SessionId};
@@ -12,32 +12,56 @@ use bytes::Bytes;
 use super::outbox::{Outbox, Pushed, SegmentKey};
 
 struct Member {
-    language: Language,
     mode: CaptionMode,
     /// No partials while the listener has paused.
     paused: bool,
-    role: Role,
+    /// `sessionJoined` comes first: before that it hears nothing.
+    seated: bool,
     outbox: Outbox,
 }
 
+/// Everybody who hears one language.
+struct Group {
+    language: Language,
+    members: BTreeMap<ListenerId, Member>,
+}
+
 /// The outboxes of one session.
+///
+/// Kept by language, so that an event costs no more than those it concerns, and a join or a leave the same however many
+/// are there.
 pub struct Fanout {
     session: SessionId,
-    members: BTreeMap<ListenerId, Member>,
+    /// One for each language that was ever heard, and there are only so many languages. None is taken out again, so that
+    /// places stay true.
+    groups: Vec<Group>,
+    /// In which group each one is.
+    places: BTreeMap<ListenerId, usize>,
+    speakers: BTreeSet<ListenerId>,
     counts: std::sync::Arc<Counts>,
 }
 
 impl Fanout {
     pub fn new(session: SessionId, counts: std::sync::Arc<Counts>) -> Self {
-        Fanout { session, members: BTreeMap::new(), counts }
+        Fanout { session, groups: Vec::new(), places: BTreeMap::new(), speakers: BTreeSet::new(), counts }
     }
 
+    /// Who is added hears nothing before it is seated.
     pub fn add(&mut self, listener: ListenerId, language: Language, mode: CaptionMode, role: Role, outbox: Outbox) {
-        self.members.insert(listener, Member { language, mode, paused: false, role, outbox });
+        if role == Role::Speaker {
+            self.speakers.insert(listener);
+        }
+        self.put(listener, language, Member { mode, paused: false, seated: false, outbox });
+    }
+
+    pub fn seat(&mut self, listener: ListenerId) {
+        if let Some(member) = self.member_mut(listener) {
+            member.seated = true;
+        }
     }
 
     pub fn set_playback(&mut self, listener: ListenerId, wanted: SetPlayback) {
-        if let Some(member) = self.members.get_mut(&listener) {
+        if let Some(member) = self.member_mut(listener) {
             member.mode = wanted.captions.unwrap_or(member.mode);
             member.paused = wanted.paused.unwrap_or(member.paused);
         }
@@ -45,17 +69,16 @@ impl Fanout {
 
     /// The connections of the speaker.
     pub fn speakers(&self) -> Vec<ListenerId> {
-        self.members.iter().filter(|(_, member)| member.role == Role::Speaker).map(|(id, _)| *id).collect()
+        self.speakers.iter().copied().collect()
     }
 
     /// Something to know now, for the speaker only.
     pub fn tell_speaker(&self, wall: UnixMs, message: ServerMessage) {
-        let mut speakers = self.members.values().filter(|member| member.role == Role::Speaker).peekable();
-        if speakers.peek().is_none() {
+        if self.speakers.is_empty() {
             return;
         }
         let text = self.encode(message, wall, None, None);
-        for member in speakers {
+        for member in self.speakers.iter().filter_map(|speaker| self.member(*speaker)) {
             let pushed = member.outbox.push_durable(None, text.clone());
             self.count(pushed);
         }
@@ -63,35 +86,32 @@ impl Fanout {
 
     /// Lets one connection have what waits for it, then close.
     pub fn close(&self, listener: ListenerId, code: u16, reason: &'static str) {
-        if let Some(member) = self.members.get(&listener) {
+        if let Some(member) = self.member(listener) {
             member.outbox.close(code, reason);
         }
     }
 
-    pub fn remove(&mut self, listener: ListenerId) {
-        self.members.remove(&listener);
+    /// Whether it was there.
+    pub fn remove(&mut self, listener: ListenerId) -> bool {
+        self.speakers.remove(&listener);
+        self.take(listener).is_some()
     }
 
     pub fn change_language(&mut self, listener: ListenerId, language: Language) {
-        if let Some(member) = self.members.get_mut(&listener) {
-            member.language = language;
+        if let Some(member) = self.take(listener) {
+            self.put(listener, language, member);
         }
-    }
-
-    /// Listeners whose socket task is gone without a goodbye.
-    pub fn gone(&self) -> Vec<ListenerId> {
-        self.members.iter().filter(|(_, member)| member.outbox.reader_gone()).map(|(id, _)| *id).collect()
     }
 
     /// A partial, for the listeners of this language who see partials in this mode.
     pub fn show(&self, language: &Language, mode: CaptionMode, segment: &str, wall: UnixMs, message: ServerMessage) {
-        let mut concerned = self.of(language).filter(|(_, member)| member.mode == mode && !member.paused).peekable();
+        let mut concerned = self.of(language).filter(|member| member.mode == mode && !member.paused).peekable();
         if concerned.peek().is_none() {
             return;
         }
         let text = self.encode(message, wall, None, None);
         let key = SegmentKey::from(segment);
-        for (_, member) in concerned {
+        for member in concerned {
             let pushed = member.outbox.push_partial(&key, text.clone());
             self.count(pushed);
         }
@@ -108,7 +128,7 @@ impl Fanout {
             return;
         }
         let text = self.encode(message, wall, Some(seq), None);
-        for (_, member) in concerned {
+        for member in concerned {
             let pushed = member.outbox.push_durable(key.as_ref(), text.clone());
             self.count(pushed);
         }
@@ -117,7 +137,8 @@ impl Fanout {
     /// Something to know now, for one language or (`None`) for everyone.
     pub fn tell(&self, language: Option<&Language>, wall: UnixMs, message: ServerMessage) {
         let text = self.encode(message, wall, None, None);
-        for member in self.members.values().filter(|member| language.is_none_or(|one| member.language == *one)) {
+        let groups = self.groups.iter().filter(|group| language.is_none_or(|one| group.language == *one));
+        for member in groups.flat_map(|group| group.members.values()).filter(|member| member.seated) {
             let pushed = member.outbox.push_durable(None, text.clone());
             self.count(pushed);
         }
@@ -132,7 +153,7 @@ impl Fanout {
         request: Option<String>,
         message: ServerMessage,
     ) {
-        let Some(member) = self.members.get(&to) else { return };
+        let Some(member) = self.member(to) else { return };
         let text = self.encode(message, wall, seq, request);
         let pushed = member.outbox.push_durable(None, text);
         self.count(pushed);
@@ -140,13 +161,37 @@ impl Fanout {
 
     /// Lets everyone have what waits for them, then close.
     pub fn close_all(&self, code: u16, reason: &'static str) {
-        for member in self.members.values() {
+        for member in self.groups.iter().flat_map(|group| group.members.values()) {
             member.outbox.close(code, reason);
         }
     }
 
-    fn of(&self, language: &Language) -> impl Iterator<Item = (&ListenerId, &Member)> {
-        self.members.iter().filter(move |(_, member)| member.language == *language)
+    fn of(&self, language: &Language) -> impl Iterator<Item = &Member> {
+        let group = self.groups.iter().find(|group| group.language == *language);
+        group.into_iter().flat_map(|group| group.members.values()).filter(|member| member.seated)
+    }
+
+    fn member(&self, listener: ListenerId) -> Option<&Member> {
+        self.groups.get(*self.places.get(&listener)?)?.members.get(&listener)
+    }
+
+    fn member_mut(&mut self, listener: ListenerId) -> Option<&mut Member> {
+        self.groups.get_mut(*self.places.get(&listener)?)?.members.get_mut(&listener)
+    }
+
+    fn put(&mut self, listener: ListenerId, language: Language, member: Member) {
+        let known = self.groups.iter().position(|group| group.language == language);
+        let place = known.unwrap_or_else(|| {
+            self.groups.push(Group { language, members: BTreeMap::new() });
+            self.groups.len() - 1
+        });
+        self.places.insert(listener, place);
+        self.groups[place].members.insert(listener, member);
+    }
+
+    fn take(&mut self, listener: ListenerId) -> Option<Member> {
+        let place = self.places.remove(&listener)?;
+        self.groups.get_mut(place)?.members.remove(&listener)
     }
 
     fn encode(&self, message: ServerMessage, wall: UnixMs, seq: Option<u64>, request_id: Option<String>) -> Bytes {

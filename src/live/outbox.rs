@@ -5,7 +5,6 @@
 //! listener costs nobody else anything.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -16,6 +15,9 @@ use tokio::time::Instant;
 pub const MAX_EVENTS: usize = 256;
 /// Bytes waiting for one socket.
 pub const MAX_BYTES: usize = 1 << 20;
+
+/// Room an empty queue may keep.
+const SPARE_ITEMS: usize = 16;
 
 /// What the socket is to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +51,6 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     ready: Notify,
-    reader_gone: AtomicBool,
 }
 
 /// The session's end.
@@ -121,10 +122,6 @@ impl Outbox {
         self.0.lock().close.get_or_insert((code, reason));
         self.0.ready.notify_one();
     }
-
-    pub fn reader_gone(&self) -> bool {
-        self.0.reader_gone.load(Ordering::Acquire)
-    }
 }
 
 impl Drop for Outbox {
@@ -139,24 +136,11 @@ impl OutboxReader {
     /// it is returned.
     pub async fn next(&mut self) -> (Delivery, Instant) {
         loop {
-            {
-                let mut queue = self.0.lock();
-                if let Some(item) = queue.items.pop_front() {
-                    queue.bytes -= item.text.len();
-                    return (Delivery::Text(item.text), item.queued);
-                }
-                if let Some((code, reason)) = queue.close {
-                    return (Delivery::Close { code, reason }, Instant::now());
-                }
+            if let Some(next) = self.0.lock().take() {
+                return next;
             }
             self.0.ready.notified().await;
         }
-    }
-}
-
-impl Drop for OutboxReader {
-    fn drop(&mut self) {
-        self.0.reader_gone.store(true, Ordering::Release);
     }
 }
 
@@ -164,7 +148,7 @@ impl Queue {
     fn push(&mut self, item: Item) -> Pushed {
         if self.items.len() >= MAX_EVENTS || self.bytes + item.text.len() > MAX_BYTES {
             // What waits is not worth sending any more: the listener resumes from its last seq.
-            self.items.clear();
+            self.items = VecDeque::new();
             self.bytes = 0;
             self.close = Some((4408, "too slow"));
             return Pushed::TooSlow;
@@ -172,6 +156,18 @@ impl Queue {
         self.bytes += item.text.len();
         self.items.push_back(item);
         Pushed::Queued
+    }
+
+    fn take(&mut self) -> Option<(Delivery, Instant)> {
+        let Some(item) = self.items.pop_front() else {
+            return self.close.map(|(code, reason)| (Delivery::Close { code, reason }, Instant::now()));
+        };
+        self.bytes -= item.text.len();
+        // A socket that was slow once does not keep the room it needed then.
+        if self.items.is_empty() && self.items.capacity() > SPARE_ITEMS {
+            self.items = VecDeque::new();
+        }
+        Some((Delivery::Text(item.text), item.queued))
     }
 }
 
@@ -183,6 +179,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn text(text: &'static str) -> Bytes {
@@ -219,5 +217,115 @@ mod tests {
         outbox.close(1000, "ended");
         assert_eq!(reader.next().await.0, Delivery::Text(text("ended")));
         assert_eq!(reader.next().await.0, Delivery::Close { code: 1000, reason: "ended" });
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Of the segment under way, or of the one before it.
+        Partial {
+            earlier: bool,
+            bytes: usize,
+        },
+        /// Ends the segment under way.
+        Final {
+            bytes: usize,
+        },
+        /// A durable event that is of no segment.
+        News,
+        Read(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (any::<bool>(), 0..2_000usize).prop_map(|(earlier, bytes)| Step::Partial { earlier, bytes }),
+            3 => (0..40_000usize).prop_map(|bytes| Step::Final { bytes }),
+            2 => Just(Step::News),
+            1 => (0..6usize).prop_map(Step::Read),
+        ];
+        proptest::collection::vec(step, 1..900)
+    }
+
+    /// What is pushed says what it is: `kind segment number padding`, numbers counting all pushes.
+    fn say(kind: &str, segment: u64, number: u64, bytes: usize) -> Bytes {
+        Bytes::from(format!("{kind} {segment} {number} {}", "x".repeat(bytes)))
+    }
+
+    /// What was pushed, and what came out.
+    #[derive(Default)]
+    struct Seen {
+        /// Numbers of the durable events that were taken in.
+        owed: VecDeque<u64>,
+        /// The newest partial that was shown of each segment.
+        shown: std::collections::BTreeMap<u64, u64>,
+        over: std::collections::BTreeSet<u64>,
+    }
+
+    impl Seen {
+        fn check(&mut self, text: &[u8]) -> Result<(), TestCaseError> {
+            let text = std::str::from_utf8(text).unwrap();
+            let mut words = text.split(' ');
+            let kind = words.next().unwrap();
+            let [segment, number] = [words.next(), words.next()].map(|word| word.unwrap().parse::<u64>().unwrap());
+            if kind == "partial" {
+                prop_assert!(!self.over.contains(&segment), "a partial after its final");
+                let before = self.shown.insert(segment, number);
+                prop_assert!(before.is_none_or(|before| before < number), "an older partial after a newer");
+                return Ok(());
+            }
+            prop_assert_eq!(Some(number), self.owed.pop_front(), "a durable event is missing, doubled or out of order");
+            if kind == "final" {
+                self.over.insert(segment);
+            }
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn order_is_kept_and_nothing_durable_is_missing_without_a_close(steps in steps()) {
+            let (outbox, reader) = outbox();
+            let (mut seen, mut segment) = (Seen::default(), 1);
+            for (number, step) in (0u64..).zip(steps) {
+                let key = |segment: u64| SegmentKey::from(segment.to_string());
+                let owes = |pushed: Pushed| pushed == Pushed::Queued;
+                match step {
+                    Step::Partial { earlier, bytes } => {
+                        // Two segments may be under way at once; whose final was pushed gets no more.
+                        let of = if earlier { segment + 1 } else { segment };
+                        outbox.push_partial(&key(of), say("partial", of, number, bytes));
+                    }
+                    Step::Final { bytes } => {
+                        if owes(outbox.push_durable(Some(&key(segment)), say("final", segment, number, bytes))) {
+                            seen.owed.push_back(number);
+                        }
+                        segment += 1;
+                    }
+                    Step::News => {
+                        if owes(outbox.push_durable(None, say("news", 0, number, 0))) {
+                            seen.owed.push_back(number);
+                        }
+                    }
+                    Step::Read(many) => {
+                        for _ in 0..many {
+                            if let Some((Delivery::Text(text), _)) = reader.0.lock().take() {
+                                seen.check(&text)?;
+                            }
+                        }
+                    }
+                }
+                let queue = reader.0.lock();
+                prop_assert_eq!(queue.bytes, queue.items.iter().map(|item| item.text.len()).sum::<usize>());
+                prop_assert!(queue.bytes <= MAX_BYTES && queue.items.len() <= MAX_EVENTS);
+            }
+            let end = loop {
+                match reader.0.lock().take() {
+                    Some((Delivery::Text(text), _)) => seen.check(&text)?,
+                    end => break end.map(|(delivery, _)| delivery),
+                }
+            };
+            let cut = end == Some(Delivery::Close { code: 4408, reason: "too slow" });
+            prop_assert!(cut || end.is_none());
+            prop_assert!(cut || seen.owed.is_empty(), "a durable event was dropped without a word");
+        }
     }
 }

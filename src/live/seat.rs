@@ -1,14 +1,15 @@
 //! A connection's place in a session: what a socket task holds besides its socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use babelcast_domain::error::Problem;
 use babelcast_domain::ids::ListenerId;
 use babelcast_domain::ledger::Stage;
-use babelcast_domain::wire::SetPlayback;
+use babelcast_domain::wire::{ChangeLanguage, SetPlayback};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::admission::Place;
 use super::outbox::{Delivery, OutboxReader};
 use super::session::{Command, Control, Meter};
 
@@ -16,21 +17,53 @@ use super::session::{Command, Control, Meter};
 #[derive(Debug)]
 pub struct Seat {
     listener: ListenerId,
-    // Before the farewell: the session looks for dropped readers when it is woken.
     reader: OutboxReader,
-    _farewell: Farewell,
+    farewell: Farewell,
     commands: mpsc::WeakSender<Command>,
     meter: Arc<Meter>,
     /// When the delivery now being written was handed to the outbox.
     writing: Option<Instant>,
+    /// A listener's; the speaker needs none.
+    place: Option<Place>,
 }
 
+/// Who has gone without a goodbye, for the session to notice. Everybody goes once, so it holds no more than were there.
+#[derive(Debug, Default)]
+pub struct Departures {
+    gone: Mutex<Vec<ListenerId>>,
+    news: Notify,
+}
+
+impl Departures {
+    /// Ready when somebody has gone since it was last asked. Cancel safe.
+    pub async fn notified(&self) {
+        self.news.notified().await;
+    }
+
+    pub fn take(&self) -> Vec<ListenerId> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, listener: ListenerId) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+        self.news.notify_one();
+    }
+}
+
+/// Tells the session of a seat that was dropped.
 #[derive(Debug)]
-struct Farewell(Arc<Notify>);
+struct Farewell {
+    listener: ListenerId,
+    departures: Arc<Departures>,
+    /// A goodbye was said in words.
+    said: bool,
+}
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        self.0.notify_one();
+        if !self.said {
+            self.departures.add(self.listener);
+        }
     }
 }
 
@@ -39,10 +72,15 @@ impl Seat {
         listener: ListenerId,
         reader: OutboxReader,
         commands: mpsc::WeakSender<Command>,
-        departures: Arc<Notify>,
+        departures: Arc<Departures>,
         meter: Arc<Meter>,
     ) -> Self {
-        Seat { listener, reader, _farewell: Farewell(departures), commands, meter, writing: None }
+        let farewell = Farewell { listener, departures, said: false };
+        Seat { listener, reader, farewell, commands, meter, writing: None, place: None }
+    }
+
+    pub(super) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// The next thing to send; `sessionJoined` is the first. Cancel safe.
@@ -58,10 +96,9 @@ impl Seat {
     }
 
     /// `languageChanged` then comes through [`Seat::next`].
-    pub async fn change_language(&self, target: &str, request_id: Option<String>) -> Result<(), Problem> {
+    pub async fn change_language(&self, wanted: ChangeLanguage, request_id: Option<String>) -> Result<(), Problem> {
         let (answer, answered) = oneshot::channel();
-        let target = target.to_owned();
-        self.send(Command::ChangeLanguage { listener: self.listener, target, request_id, answer }).await?;
+        self.send(Command::ChangeLanguage { listener: self.listener, wanted, request_id, answer }).await?;
         answered.await.unwrap_or_else(|_| Err(Problem::session_not_found("ended")))
     }
 
@@ -79,8 +116,8 @@ impl Seat {
         self.send(Command::Control(control)).await
     }
 
-    pub async fn leave(self) {
-        self.send(Command::Leave { listener: self.listener }).await.ok();
+    pub async fn leave(mut self) {
+        self.farewell.said = self.send(Command::Leave { listener: self.listener }).await.is_ok();
     }
 
     async fn send(&self, command: Command) -> Result<(), Problem> {

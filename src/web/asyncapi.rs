@@ -232,6 +232,7 @@ fn query() -> Value {
         "captions": { "type": "string", "enum": modes },
         "epoch": number("With `seq`: as `resume` in `joinSession`."),
         "seq": number("With `epoch`."),
+        "accessCode": text("Where the session has one."),
         "token": text("For clients that can send no header."),
     } })
 }

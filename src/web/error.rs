@@ -22,6 +22,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::House;
+use super::limits::is_guess;
 
 /// What a handler refuses with: the problem, and a status where HTTP has a finer one than the code's own.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ pub(super) struct Refused {
     pub code: ErrorCode,
     /// The actual status of a session that is not to be had.
     pub session_status: Option<String>,
+    /// Whether this tells a guesser that the guess was wrong.
+    pub guess: bool,
 }
 
 impl From<Problem> for Refusal {
@@ -85,6 +88,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Refusal { problem, status, headers: added } = self;
         let code = problem.code.as_str();
+        let guess = is_guess(&problem);
         let member = |name: &str| problem.details.as_ref().map(|details| details[name].clone()).unwrap_or_default();
         let (wait, session_status) = (member("retryAfterMs").as_u64(), member("status").as_str().map(str::to_owned));
         let body = ProblemBody {
@@ -109,7 +113,7 @@ impl IntoResponse for Refusal {
         // Text, numbers and JSON: writing them cannot fail.
         let body = serde_json::to_string(&body).unwrap_or_default();
         let mut response = (status, headers, body).into_response();
-        response.extensions_mut().insert(Refused { code: problem.code, session_status });
+        response.extensions_mut().insert(Refused { code: problem.code, session_status, guess });
         response
     }
 }

@@ -17,11 +17,12 @@ pub(super) struct Health {
 }
 
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "camelCase")]
 enum Condition {
     Live,
     Ready,
     Draining,
+    StoreUnavailable,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -44,14 +45,15 @@ pub(super) async fn live() -> Json<Health> {
 #[utoipa::path(get, path = "/health/ready", operation_id = "ready", tag = "probes",
     responses(
         (status = 200, body = Health, description = "They should."),
-        (status = 503, body = Health, description = "They should not: the server is stopping."),
+        (status = 503, body = Health, description = "They should not: the server is stopping, or the store is away."),
     ))]
 pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Health>) {
-    if house.is_ready() {
-        (StatusCode::OK, Json(Health { status: Condition::Ready }))
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: Condition::Draining }))
-    }
+    let status = match house.is_ready() {
+        false => Condition::Draining,
+        true if !house.sessions.store_answers().await => Condition::StoreUnavailable,
+        true => return (StatusCode::OK, Json(Health { status: Condition::Ready })),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status }))
 }
 
 /// What a speaker may speak and a listener may ask for

@@ -48,15 +48,20 @@ pub(super) fn document() -> Value {
                         "schema": { "type": "integer", "minimum": 0 } },
         "Challenge": { "description": "`Bearer`", "required": true, "schema": { "type": "string" } },
     });
-    for item in members(&mut document["paths"]) {
-        members(item).for_each(complete);
+    if let Some(info) = document["info"].as_object_mut() {
+        info.remove("license"); // the derive writes one without a name
+    }
+    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        // As `limits::guard` has it.
+        let limited = !path.starts_with("/ws") && !path.starts_with("/health/");
+        members(item).for_each(|operation| complete(operation, limited));
         link(item);
     }
     document
 }
 
 /// Adds the answers that come of how requests are read, and to every answer what all have in common.
-fn complete(operation: &mut Value) {
+fn complete(operation: &mut Value, limited: bool) {
     let takes_body = operation.get("requestBody").is_some();
     let takes_token = operation.get("security").is_some();
     let Some(answers) = operation["responses"].as_object_mut() else { return };
@@ -64,6 +69,9 @@ fn complete(operation: &mut Value) {
         answers.entry(status).or_insert_with(|| json!({ "description": why }));
     };
     add("500", "Something broke on our side.");
+    if limited {
+        add("429", "Too many requests from this network.");
+    }
     if takes_body {
         add("400", "The body is not what is described here; `detail` names the field.");
         add("408", "The body did not arrive in time.");
@@ -80,18 +88,19 @@ fn complete(operation: &mut Value) {
             let known = StatusCode::from_u16(number).ok().and_then(|status| status.canonical_reason());
             answer["description"] = known.unwrap_or_default().into();
         }
-        let headers = answer.as_object_mut().map(|answer| answer.entry("headers").or_insert_with(|| json!({})));
-        if let Some(headers) = headers {
-            headers["x-request-id"] = json!({ "$ref": "#/components/headers/RequestId" });
-            match number {
-                401 => headers["WWW-Authenticate"] = json!({ "$ref": "#/components/headers/Challenge" }),
-                409 | 429 | 503 => headers["Retry-After"] = json!({ "$ref": "#/components/headers/RetryAfter" }),
-                _ => {}
-            }
-        }
-        if number >= 400 && answer.get("content").is_none() {
+        let is_problem = number >= 400 && answer.get("content").is_none();
+        if is_problem {
             let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
             answer["content"] = json!({ "application/problem+json": problem });
+        }
+        let mut header = |name: &str, component: &str| {
+            answer["headers"][name] = json!({ "$ref": format!("#/components/headers/{component}") });
+        };
+        header("x-request-id", "RequestId");
+        match number {
+            401 => header("WWW-Authenticate", "Challenge"),
+            409 | 429 | 503 if is_problem => header("Retry-After", "RetryAfter"),
+            _ => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{House, docs, health, openapi, sessions, socket, status};
+use super::{House, docs, health, openapi, sessions, socket, status, transcript};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<House>> {
     OpenApiRouter::with_openapi(openapi::cover())
@@ -14,6 +14,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<House>> {
         .routes(routes!(sessions::set_kvs_status))
         .routes(routes!(sessions::connection))
         .routes(routes!(status::show))
+        .routes(routes!(transcript::show))
         .routes(routes!(health::languages))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use babelcast_domain::ids::SessionId;
 use babelcast_domain::wire::StatusView;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use headers::{ETag, HeaderMapExt, IfNoneMatch};
+use headers::HeaderMapExt;
 
 use super::error::Refusal;
+use super::etag::{is_known, tag_of};
 use super::sessions::Named;
 use super::{House, internal};
 
@@ -47,9 +45,7 @@ pub(super) async fn show(
     let view = house.sessions.status(&id?).await?;
     let body = serde_json::to_vec(&view).map_err(|_| internal())?;
     let tag = tag_of(&body)?;
-    // What cannot be read as `If-None-Match` matches nothing.
-    let known = headers.typed_get::<IfNoneMatch>().is_some_and(|known| !known.precondition_passes(&tag));
-    let mut answer = if known {
+    let mut answer = if is_known(&headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(header::CONTENT_TYPE, "application/json")], body).into_response()
@@ -57,10 +53,4 @@ pub(super) async fn show(
     answer.headers_mut().typed_insert(tag);
     answer.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static(CACHED));
     Ok(answer)
-}
-
-fn tag_of(body: &[u8]) -> Result<ETag, Refusal> {
-    let hash = digest(&SHA256, body);
-    let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12]));
-    tag.parse().map_err(|_| internal().into())
 }

@@ -67,7 +67,7 @@ pub struct PatchSession {
 
 /// A language code as somebody may write it: matched without regard to case.
 #[derive(ToSchema)]
-#[schema(value_type = String, max_length = 35, pattern = "^[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z0-9]{4,8}))*$", examples("es", "pt-br"))]
+#[schema(value_type = String, max_length = 35, pattern = "^[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z0-9]{4,8}))*$", examples("es", "FR"))]
 #[expect(dead_code, reason = "only its schema is of use")]
 pub(super) struct AskedLanguage(String);
 

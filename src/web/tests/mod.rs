@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::{AuthSettings, Doors, Settings, Timeouts, Token, wall};
+use super::{AuthSettings, Doors, LimitSettings, Settings, Timeouts, Token, wall};
 use crate::aws;
 use crate::cli::client::Wish;
 use crate::cli::speaker::SpeakerClient;
@@ -139,7 +139,8 @@ async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
         ..Default::default()
     };
     let clients = Arc::new(aws::Clients::connect(&aws, None).await.unwrap());
-    let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, ..Default::default() };
+    let limits = live::Limits::OFF;
+    let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, limits, ..Default::default() };
     let (tls, counts) = (crate::media::socket::tls(None).unwrap(), Arc::new(Counts::default()));
     let store = Arc::new(Store::memory());
     (Sessions::new(live, clients, store, Arc::new(catalogue()), tls, Arc::clone(&counts)), counts)
@@ -161,6 +162,7 @@ impl House {
             },
             ..Settings::default()
         };
+        settings.limits = LimitSettings::OFF;
         change(&mut settings);
         let cloud =
             LocalCloud::start(local_cloud::Settings { plain_signaling: true, ..Default::default() }).await.unwrap();
