@@ -13,6 +13,7 @@ pub mod language;
 pub mod ledger;
 pub mod limits;
 pub mod line;
+pub mod microphone;
 pub mod quality;
 pub mod record;
 pub mod seldom;

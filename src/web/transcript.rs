@@ -114,12 +114,7 @@ fn may_read(record: &SessionRecord, caller: Option<&Caller>, code: Option<&str>)
             Some(_) => Problem::new(ErrorCode::Forbidden, "This transcript is the speaker's only"),
         });
     }
-    match &record.access_code {
-        Some(right) if !code.is_some_and(|code| right.is(code)) => {
-            Err(Problem::new(ErrorCode::Forbidden, "This session needs its access code: send it as `accessCode`"))
-        }
-        _ => Ok(()),
-    }
+    record.admits(code)
 }
 
 /// Serde's own sentence, which names the field, without axum's wrapping.

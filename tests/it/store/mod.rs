@@ -4,4 +4,8 @@
 //! names: an `http://` endpoint is asked with made-up credentials, an `https://` one with those of the environment.
 
 mod bench;
+mod faults;
+mod history;
+mod proxy;
 mod suite;
+mod tables;
