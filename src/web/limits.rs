@@ -366,6 +366,11 @@ impl Limits {
         entries.nth(from_the_right).and_then(ip).map_or(peer.address, Address::of)
     }
 
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     fn connected(&self) -> MutexGuard<'_, HashMap<Address, usize>> {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }

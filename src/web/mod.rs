@@ -11,6 +11,7 @@ mod doors;
 mod echo;
 mod error;
 mod health;
+mod impatient;
 mod keys;
 mod limits;
 mod line;
