@@ -4,9 +4,11 @@ pub mod client;
 pub mod demo;
 pub mod listen;
 pub mod local;
+mod migrate;
 mod serve;
 pub mod speak;
 pub mod speaker;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ enum Command {
     Listen(listen::ListenArgs),
     Serve(serve::ServeArgs),
     Validate(serve::ValidateArgs),
+    Sweep(sweep::SweepArgs),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// The whole of `main`: parse, run, say in one sentence what went wrong.
@@ -50,7 +54,9 @@ pub fn main() -> ExitCode {
             Command::Speak(args) => speak::run(args).await.map_err(|error| error.to_string()),
             Command::Listen(args) => listen::run(args).await.map_err(|error| error.to_string()),
             Command::Serve(args) => serve::run(args).await.map_err(|error| error.to_string()),
+            Command::Sweep(args) => sweep::run(args).await.map_err(|error| error.to_string()),
             Command::Validate(args) => serve::validate(args).map_err(|error| error.to_string()),
+            Command::Migrate(args) => migrate::run(args).await.map_err(|error| error.to_string()),
         }
     });
     match result {

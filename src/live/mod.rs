@@ -3,12 +3,15 @@
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
 mod admission;
+mod anteroom;
 mod birth;
+mod book;
 mod clock;
 mod ear;
 mod fanout;
 mod frames;
 mod keeper;
+mod library;
 mod life;
 mod log;
 mod outbox;
@@ -23,9 +26,11 @@ mod task;
 mod visits;
 
 pub use admission::Limits;
+pub use library::Transcripts;
 pub use outbox::Delivery;
 
 pub use seat::Seat;
 pub use session::{Control, JoinRequest, Meter, Snapshot};
 pub use sessions::{Found, Sessions};
-pub use settings::{Patience, Settings};
+pub use settings::{Lease, Patience, Settings};
+pub use sweep::{SweepError, Swept, Verdict};

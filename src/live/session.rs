@@ -25,6 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::aws::Clients;
 use crate::store::Presence;
 
+use super::anteroom::Anteroom;
+use super::book::Pen;
 use super::clock::Clock;
 use super::ear::EarEvent;
 use super::fanout::Fanout;
@@ -165,6 +167,8 @@ pub struct Actor {
     pub _scribe: AbortOnDropHandle<()>,
     pub fanout: Fanout,
     pub log: Log,
+    pub pen: Pen,
+    pub anteroom: Anteroom,
     pub stats: Stats,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
@@ -210,6 +214,7 @@ impl Actor {
                     None => Some(Input::End(EndReason::Failed)),
                 },
                 () = self.departures.notified() => None,
+                () = self.anteroom.stirred() => None,
                 () = at(deadline) => Some(Input::Tick),
             };
             let mut inputs: VecDeque<Input> = input.into_iter().collect();
@@ -221,6 +226,7 @@ impl Actor {
             for input in inputs {
                 self.handle(input);
             }
+            self.seat_ready();
             self.publish();
             if let Some(gone) = self.finished {
                 match gone {
@@ -275,8 +281,12 @@ impl Actor {
 
     fn append(&mut self, to: &To, message: &ServerMessage) {
         let now = self.clock.now();
+        if matches!(message, ServerMessage::SessionEnded { .. }) {
+            self.seat_everyone();
+        }
         if let ServerMessage::Transcription(caption) = message {
             self.stats.shown(caption, now.wall);
+            self.pen.write(caption, self.session.translating());
         }
         let languages = match to {
             To::Everyone => self.log.languages(),
@@ -330,7 +340,8 @@ impl Actor {
         self.finished = Some(Gone::Lost);
     }
 
-    pub(super) fn go_away(&self, reason: &str) {
+    pub(super) fn go_away(&mut self, reason: &str) {
+        self.seat_everyone();
         let message = ServerMessage::GoAway { reason: reason.to_owned(), reconnect_within_ms: 5_000 };
         self.fanout.tell(None, self.clock.now().wall, message);
     }

@@ -31,7 +31,7 @@ use super::error::Refusal;
 use super::impatient::Impatient;
 use super::limits::{self, Limits, Peer};
 use super::origins::Origins;
-use super::{House, Settings, access, echo, health, sessions, socket};
+use super::{House, Settings, access, echo, health, sessions, socket, transcript};
 use crate::live::Sessions;
 
 /// Why the doors stay shut.
@@ -128,6 +128,7 @@ fn router(house: &Arc<House>) -> Router {
         .route("/sessions/{id}", get(sessions::show).delete(sessions::end))
         .route("/sessions/{id}/kvs-status", put(sessions::set_kvs_status))
         .route("/sessions/{id}/kvs-connection", post(sessions::connection))
+        .route("/sessions/{id}/transcript", get(transcript::show))
         .route("/languages", get(health::languages))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

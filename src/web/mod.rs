@@ -19,6 +19,7 @@ mod origins;
 mod sessions;
 mod socket;
 mod speaking;
+mod transcript;
 
 #[cfg(test)]
 mod tests;

@@ -12,9 +12,9 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
     BTreeMap::from([
         ("main", vec![]),
         ("lib", vec![]),
-        ("cli", vec!["app", "aws", "cli", "config", "live", "media", "telemetry", "web"]),
+        ("cli", vec!["app", "aws", "cli", "config", "live", "media", "store", "telemetry", "web"]),
         ("app", vec!["aws", "config", "live", "media", "store", "web"]),
-        ("config", vec!["aws", "live", "telemetry", "web"]),
+        ("config", vec!["aws", "live", "store", "telemetry", "web"]),
         ("telemetry", vec![]),
         ("web", vec!["live", "web"]),
         ("live", vec!["aws", "live", "media", "store"]),
