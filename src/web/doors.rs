@@ -113,7 +113,7 @@ impl Doors {
         };
         let in_time = timeout(grace, everybody).await.is_ok();
         if !in_time {
-            tracing::warn!(left = house.tasks.len(), "connections cut: they did not end in time");
+            tracing::warn!(left = house.limits.open(), "connections cut: they did not end in time");
             house.cut.cancel();
             accepting.abort();
             house.tasks.wait().await;
