@@ -7,6 +7,7 @@ use std::time::Duration;
 use babelcast_domain::counts::Counts;
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::aws::{Clients, ConnectError};
 use crate::config::Settings;
@@ -33,21 +34,27 @@ pub struct App {
     pub sessions: Arc<Sessions>,
     pub counts: Arc<Counts>,
     doors: Doors,
+    _sweeping: Option<AbortOnDropHandle<()>>,
 }
 
 impl App {
     /// Builds everything and opens the doors. `extra_root`: PEM of a certificate to trust besides the machine's.
     pub async fn start(settings: Settings, extra_root: Option<&[u8]>) -> Result<App, AppError> {
+        App::start_on(Arc::new(Store::memory()), settings, extra_root).await
+    }
+
+    /// As [`App::start`], on a store that others may share.
+    pub async fn start_on(store: Arc<Store>, settings: Settings, extra_root: Option<&[u8]>) -> Result<App, AppError> {
         let counts = Arc::new(Counts::default());
         let catalogue = Arc::new(settings.languages.catalogue());
         let tls: Arc<ClientConfig> = socket::tls(extra_root)?;
         let clients = Arc::new(Clients::connect(&settings.aws, extra_root).await?);
-        let store = Arc::new(Store::memory());
         let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(&counts));
         let doors =
             Doors::open(settings.web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new())
                 .await?;
-        Ok(App { sessions, counts, doors })
+        let _sweeping = sessions.keep_sweeping();
+        Ok(App { sessions, counts, doors, _sweeping })
     }
 
     pub fn local_addr(&self) -> SocketAddr {

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: the signaling socket (`media`), channel updates, streams.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use aws_sdk_kinesisvideo::types::{
     SingleMasterChannelEndpointConfiguration, SingleMasterConfiguration, Status, Tag,
 };
 use aws_sdk_kinesisvideosignaling::config::retry::RetryConfig;
+use babelcast_domain::time::UnixMs;
 use tokio::time::{Instant, sleep};
 
 use super::{Clients, Failure};
@@ -34,6 +36,7 @@ const PAGES: usize = 20;
 pub struct Channel {
     pub arn: String,
     pub name: String,
+    pub created_at: UnixMs,
 }
 
 /// Whose endpoints: the address decides the role on the signaling socket.
@@ -156,7 +159,9 @@ pub async fn create_channel(
             }
         }
     };
-    let channel = Channel { arn: patiently(clients, "create channel", create).await?, name: name.to_owned() };
+    let created_at = unix_ms(started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let arn = patiently(clients, "create channel", create).await?;
+    let channel = Channel { arn, name: name.to_owned(), created_at };
     match wait_until_active(clients, &channel.arn).await {
         Ok(()) => Ok(channel),
         Err(error) => {
@@ -256,13 +261,32 @@ pub async fn list_channels(clients: &Clients, prefix: &str) -> Result<Vec<Channe
         };
         let page = patiently(clients, "list channels", ask).await?;
         let found = page.channel_info_list.unwrap_or_default().into_iter();
-        channels.extend(found.filter_map(|info| Some(Channel { arn: info.channel_arn?, name: info.channel_name? })));
+        channels.extend(found.filter_map(|info| {
+            let created = info.creation_time.and_then(|at| at.to_millis().ok()).unwrap_or_default();
+            let created_at = UnixMs(u64::try_from(created).unwrap_or_default());
+            Some(Channel { arn: info.channel_arn?, name: info.channel_name?, created_at })
+        }));
         token = page.next_token.filter(|token| !token.is_empty());
         if token.is_none() {
             return Ok(channels);
         }
     }
     Err(KvsError::Unavailable("a list of channels without end".to_owned()))
+}
+
+/// The tags of a channel.
+pub async fn tags(clients: &Clients, arn: &str) -> Result<BTreeMap<String, String>, KvsError> {
+    let ask = |_| {
+        let sent = clients.kinesis_video.list_tags_for_resource().resource_arn(arn).send();
+        async move { sent.await.map_err(|error| KvsError::from(Failure::from(error))) }
+    };
+    // A channel has fewer tags than a page.
+    let page = patiently(clients, "list tags", ask).await?;
+    Ok(page.tags.unwrap_or_default().into_iter().collect())
+}
+
+fn unix_ms(since_epoch: Duration) -> UnixMs {
+    UnixMs(since_epoch.as_millis() as u64)
 }
 
 /// Repeats a call that failed in passing, with growing pauses, within `control_timeout_ms`. The call is told the number

@@ -86,6 +86,16 @@ counts! {
     SessionsFailed => "sessions_failed",
     TokensRefused => "tokens_refused",
     StoreErrors => "store_errors",
+    /// A session was taken over from another node.
+    SessionsAdopted => "sessions_adopted",
+    /// Given to another node, on purpose.
+    SessionsHandedOver => "sessions_handed_over",
+    /// Another node has taken a session from this one, or its record is gone.
+    LeasesLost => "leases_lost",
+    SpeakersReplaced => "speakers_replaced",
+    /// Found by the sweep and put in order.
+    ChannelsSwept => "channels_swept",
+    RecordsSwept => "records_swept",
     ChannelDeletesFailed => "channel_deletes_failed",
     Panics => "panics",
 }

@@ -38,6 +38,10 @@ pub const CLAUSE_MIN_WORDS: usize = 4;
 /// Words after which a clause is cut even without punctuation or pause, at the widest gap: latency has a bound.
 pub const CLAUSE_MAX_WORDS: usize = 10;
 
+/// Segments are numbered anew, from the next multiple of this, on a node that takes a session over: a name is never
+/// used twice. A day of speech has some 30,000.
+pub const SEGMENTS_PER_LEASE: u64 = 1_000_000;
+
 /// Items in one utterance. Past it the utterance is closed as final and the rest begins a new one.
 pub const UTTERANCE_MAX_ITEMS: usize = 400;
 

@@ -105,6 +105,9 @@ pub struct SessionRecord {
     pub updated_at: UnixMs,
     /// Epoch seconds: DynamoDB's TTL attribute.
     pub expires_at: u64,
+    /// When the sound at media time 0 reached us: a node that takes the session over counts on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_audio_at: Option<UnixMs>,
     /// Grows by one with every change; renewing a lease is none.
     pub version: u64,
     /// The node whose process runs the session, until `lease_until`.
@@ -121,6 +124,7 @@ pub struct SessionRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     KvsConnected(bool),
+    FirstAudio(UnixMs),
     /// `active` or `paused`; the end has a reason and is [`Change::Ended`].
     Paused(bool),
     Ended(EndReason),
@@ -156,6 +160,7 @@ impl SessionRecord {
         }
         match change {
             Change::KvsConnected(connected) => self.speaker_kvs_connected = *connected,
+            Change::FirstAudio(at) => self.first_audio_at = Some(*at),
             Change::Paused(paused) => self.status = if *paused { Status::Paused } else { Status::Active },
             Change::Ended(reason) => {
                 self.status = Status::Ended;
@@ -211,6 +216,7 @@ mod tests {
             created_at: UnixMs(1_000),
             updated_at: UnixMs(2_000),
             expires_at: 86_401,
+            first_audio_at: Some(UnixMs(1_500)),
             version: 1,
             access_code: Some(AccessCode::parse("tulip").unwrap()),
             private_transcript: false,
@@ -244,6 +250,7 @@ mod tests {
             "updatedAt",
             "expiresAt",
             "version",
+            "firstAudioAt",
             "accessCode",
             "privateTranscript",
             "leaseOwner",

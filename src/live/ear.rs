@@ -65,6 +65,8 @@ pub struct Ear {
     pub endpoints: KnownEndpoints,
     /// Numbers the first attempt: seconds since 1970, so that no client id is used twice over restarts.
     pub first_attempt: u64,
+    /// How long ago media time 0 was, when another node has begun to count.
+    pub clock_started: Option<Duration>,
 }
 
 pub type KnownEndpoints = Arc<Mutex<Option<Endpoints>>>;
@@ -108,13 +110,22 @@ struct CaptureClock {
     end: MediaTime,
 }
 
+impl CaptureClock {
+    fn started(since: Option<Duration>) -> Self {
+        let Some(since) = since else { return CaptureClock::default() };
+        // A machine that is younger than the talk cannot name the instant; then the wait for media is left out.
+        let zero = Instant::now().checked_sub(since);
+        CaptureClock { zero, end: MediaTime::from_millis(since.as_millis() as u64), ..CaptureClock::default() }
+    }
+}
+
 impl Ear {
     /// Runs until dropped.
     pub async fn run(mut self) {
         let started = Instant::now();
         let mut machine = Viewer::new(self.session.clone(), self.first_attempt, Duration::ZERO);
         let mut work = Work::default();
-        let mut clock = CaptureClock::default();
+        let mut clock = CaptureClock::started(self.clock_started);
         let mut level = Level::default();
         self.give(&mut machine, started, Input::Tick, &mut work).await;
         let said = *self.expect.borrow_and_update();

@@ -14,7 +14,7 @@ use babelcast_domain::ledger::{Ledger, Stage};
 use babelcast_domain::quality::AudioLevel;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
 use babelcast_domain::session::{Effect, Input, Session, To};
-use babelcast_domain::wire::{CaptionMode, Resume, Role, ServerMessage, SessionJoined, SetPlayback, StatusView};
+use babelcast_domain::wire::{CaptionMode, Resume, Role, ServerMessage, SetPlayback, StatusView};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -22,15 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::aws::Clients;
-use crate::store::{Expected, Store};
+use crate::store::Presence;
 
 use super::clock::Clock;
 use super::ear::EarEvent;
 use super::fanout::Fanout;
+use super::keeper::{KeeperEvent, Wishes};
 use super::log::Log;
-use super::outbox::outbox;
 use super::scribe::ScribeEvent;
 use super::seat::{Departures, Seat};
+use super::stats::Stats;
 use super::task;
 
 /// What a connection asks for when it joins.
@@ -87,8 +88,11 @@ pub enum Command {
         reason: EndReason,
         answer: oneshot::Sender<()>,
     },
-    /// The process is going away: listeners are asked to reconnect, then the session ends here.
-    GoAway,
+    /// The process is going away: listeners are asked to reconnect. What outlives the process is handed over; what
+    /// does not ends here.
+    GoAway {
+        hand_over: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,15 +124,28 @@ impl Meter {
     }
 }
 
+/// How a session left this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    Ended(EndReason),
+    /// Given up on purpose, for another node to take.
+    HandedOver,
+    /// Another node has taken it.
+    Lost,
+}
+
 type Answered = (Language, u64, Option<String>);
 
 /// The session task's belongings.
 pub struct Actor {
-    pub record: SessionRecord,
+    /// As it is, whether the store has heard of it or not; the doors read it here.
+    pub record: watch::Sender<SessionRecord>,
     pub session: Session,
     pub clock: Clock,
     pub clients: Arc<Clients>,
-    pub store: Arc<Store>,
+    pub wishes: Wishes,
+    pub presence: watch::Sender<Presence>,
+    pub kept: mpsc::Receiver<KeeperEvent>,
     pub meter: Arc<Meter>,
     pub commands: mpsc::Receiver<Command>,
     pub commands_sender: mpsc::WeakSender<Command>,
@@ -143,20 +160,23 @@ pub struct Actor {
     pub _scribe: AbortOnDropHandle<()>,
     pub fanout: Fanout,
     pub log: Log,
+    pub stats: Stats,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
     pub departures: Arc<Departures>,
-    pub finished: Option<EndReason>,
+    pub finished: Option<Gone>,
     pub ear_lives: bool,
     pub scribe_lives: bool,
+    pub keeper_lives: bool,
 }
 
 impl Actor {
-    /// Runs until the session has ended; answers with why.
-    pub async fn run(mut self) -> EndReason {
+    /// Runs until the session has left this process; answers with how.
+    pub async fn run(mut self) -> Gone {
         loop {
             let now = self.clock.now();
-            let deadline = self.session.deadline(now).map(|at| self.clock.instant(at));
+            let deadline = [self.session.deadline(now), self.stats.deadline()].into_iter().flatten().min();
+            let deadline = deadline.map(|at| self.clock.instant(at));
             let input = tokio::select! {
                 biased;
                 event = self.scribe_events.recv(), if self.scribe_lives => match event {
@@ -172,8 +192,16 @@ impl Actor {
                     Some(event) => self.ear_input(event),
                     None => { self.ear_lives = false; self.died("ear") }
                 },
+                event = self.kept.recv(), if self.keeper_lives => match event {
+                    Some(KeeperEvent::Seen(record)) => {
+                        self.record.send_replace(SessionRecord::clone(&record));
+                        Some(Input::Seen(record))
+                    }
+                    Some(KeeperEvent::Lost) => { self.lost(); None }
+                    None => { self.keeper_lives = false; self.died("keeper") }
+                },
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey_command(command).await,
+                    Some(command) => self.obey_command(command),
                     None => Some(Input::End(EndReason::Failed)),
                 },
                 () = self.departures.notified() => None,
@@ -186,23 +214,30 @@ impl Actor {
                 }
             }
             for input in inputs {
-                self.handle(input).await;
+                self.handle(input);
             }
-            self.publish_snapshot();
-            if let Some(reason) = self.finished {
-                self.fanout.close_all(4404, "session ended");
-                return reason;
+            self.publish();
+            if let Some(gone) = self.finished {
+                match gone {
+                    Gone::Ended(_) => self.fanout.close_all(4404, "session ended"),
+                    Gone::HandedOver | Gone::Lost => self.fanout.close_all(1012, "session moved"),
+                }
+                return gone;
             }
         }
     }
 
     /// Gives one input to the machine and does what it says.
-    async fn handle(&mut self, input: Input) {
+    pub(super) fn handle(&mut self, input: Input) {
+        if matches!(input, Input::Joined { .. } | Input::Left { .. } | Input::LanguageChanged { .. }) {
+            self.stats.audience_changed();
+        }
         let mut effects = Vec::new();
         self.session.handle(self.clock.now(), input, &mut effects);
         for effect in effects {
             match effect {
                 Effect::Show { mode, caption } => {
+                    self.stats.shown(&caption, self.clock.now().wall);
                     let (language, segment) = (caption.language.clone(), caption.segment_id.clone());
                     let message = ServerMessage::Transcription(caption);
                     self.fanout.show(&language, mode, &segment, self.clock.now().wall, message);
@@ -226,15 +261,18 @@ impl Actor {
                 Effect::Listen(listening) => {
                     self.listening.send_replace(listening);
                 }
-                Effect::Save(change) => self.save(change).await,
+                Effect::Save(change) => self.save(change),
                 Effect::Count(count, n) => self.meter.counts.add(count, n),
-                Effect::Finish(reason) => self.finished = Some(reason),
+                Effect::Finish(reason) => self.finished = Some(reason.map_or(Gone::HandedOver, Gone::Ended)),
             }
         }
     }
 
     fn append(&mut self, to: &To, message: &ServerMessage) {
         let now = self.clock.now();
+        if let ServerMessage::Transcription(caption) = message {
+            self.stats.shown(caption, now.wall);
+        }
         let languages = match to {
             To::Everyone => self.log.languages(),
             To::Language(language) => vec![language.clone()],
@@ -247,7 +285,7 @@ impl Actor {
 
     fn translate(&mut self, language: Language, job: u64, text: String) {
         let (clients, meter) = (Arc::clone(&self.clients), Arc::clone(&self.meter));
-        let (source, glossary) = (self.record.source_language.clone(), self.record.glossary.clone());
+        let (source, glossary) = (self.session.source().clone(), self.record.borrow().glossary.clone());
         let work = async move {
             let started = Instant::now();
             let result = crate::aws::translate::translate(
@@ -273,16 +311,23 @@ impl Actor {
         task::join(&mut self.jobs, work);
     }
 
-    /// A store that fails costs nobody a caption: it is logged, counted, and the live state stands.
-    async fn save(&mut self, change: Change) {
+    /// So it is from now on; the keeper tells the store.
+    fn save(&mut self, change: Change) {
         let now = self.clock.now().wall;
-        match self.store.change(&self.record.session_id, now, Expected::default(), &change).await {
-            Ok(record) => self.record = record,
-            Err(error) => {
-                self.meter.counts.one(Count::StoreErrors);
-                tracing::error!(%error, ?change, "the session's record could not be changed");
-            }
+        if self.record.send_if_modified(|record| record.apply(now, &change).is_ok()) {
+            self.wishes.save(change);
         }
+    }
+
+    /// Another node runs the session: whoever is here is sent there.
+    fn lost(&mut self) {
+        self.go_away("the session moved to another server");
+        self.finished = Some(Gone::Lost);
+    }
+
+    pub(super) fn go_away(&self, reason: &str) {
+        let message = ServerMessage::GoAway { reason: reason.to_owned(), reconnect_within_ms: 5_000 };
+        self.fanout.tell(None, self.clock.now().wall, message);
     }
 
     fn scribe_input(&mut self, event: ScribeEvent) -> Option<Input> {
@@ -318,157 +363,27 @@ impl Actor {
         }
     }
 
-    async fn obey_command(&mut self, command: Command) -> Option<Input> {
-        match command {
-            Command::Join { request, answer } => {
-                self.join(request, answer).await;
-                None
-            }
-            Command::Leave { listener } => self.fanout.remove(listener).then_some(Input::Left { listener, cut: false }),
-            Command::ChangeLanguage { listener, target, request_id, answer } => {
-                let changed = self.change_language(listener, &target, request_id).await;
-                answer.send(changed).ok();
-                None
-            }
-            Command::ReportStatus { listener, request_id } => {
-                let message = ServerMessage::SessionStatus(self.session.status_view());
-                self.fanout.answer(listener, self.clock.now().wall, None, request_id, message);
-                None
-            }
-            Command::SetPlayback { listener, wanted } => {
-                self.fanout.set_playback(listener, wanted);
-                None
-            }
-            Command::Control(control) => Some(match control {
-                Control::Pause(paused) => Input::Pause(paused),
-                Control::Mute(muted) => Input::Mute(muted),
-                Control::Volume(volume) => Input::Volume(volume),
-            }),
-            Command::Edit { edit, paused, answer } => {
-                if edit != Edit::default() {
-                    self.handle(Input::Edit(edit)).await;
-                }
-                if let Some(paused) = paused {
-                    self.handle(Input::Pause(paused)).await;
-                }
-                answer.send(self.record.clone()).ok();
-                None
-            }
-            Command::Status { answer } => {
-                answer.send(self.session.status_view()).ok();
-                None
-            }
-            Command::SpeakerSays { connected, answer } => {
-                self.handle(Input::SpeakerSays { connected }).await;
-                self.publish_snapshot();
-                answer.send(()).ok();
-                None
-            }
-            Command::End { reason, answer } => {
-                self.handle(Input::End(reason)).await;
-                self.publish_snapshot();
-                answer.send(()).ok();
-                None
-            }
-            Command::GoAway => {
-                let message = ServerMessage::GoAway { reason: "shutdown".into(), reconnect_within_ms: 5_000 };
-                self.fanout.tell(None, self.clock.now().wall, message);
-                Some(Input::End(EndReason::Failed))
-            }
-        }
-    }
-
-    async fn join(&mut self, request: JoinRequest, answer: oneshot::Sender<Result<Seat, Problem>>) {
-        if self.record.status == Status::Ended {
-            answer.send(Err(Problem::session_not_found("ended"))).ok();
-            return;
-        }
-        let language = match self.session.resolve(request.target_language.as_deref()) {
-            Ok(language) => language,
-            Err(problem) => {
-                answer.send(Err(problem)).ok();
-                return;
-            }
-        };
-        let listener = ListenerId(self.next_listener);
-        self.next_listener += 1;
-        let (outbox, reader) = outbox();
-        self.log.open(&language);
-        self.fanout.add(listener, language.clone(), request.captions, request.role, outbox);
-        self.handle(Input::Joined { listener, language: language.clone(), role: request.role }).await;
-        self.welcome(listener, &language, request);
-        let seat = Seat::new(
-            listener,
-            reader,
-            self.commands_sender.clone(),
-            Arc::clone(&self.departures),
-            Arc::clone(&self.meter),
-        );
-        // If the connection is gone already, the seat is dropped here and its departure noted.
-        answer.send(Ok(seat)).ok();
-    }
-
-    /// `sessionJoined`, then what a resuming listener has missed.
-    fn welcome(&mut self, listener: ListenerId, language: &Language, request: JoinRequest) {
+    fn publish(&mut self) {
+        self.publish_snapshot();
         let now = self.clock.now();
-        let missed = request.resume.and_then(|resume| self.log.since(language, resume.epoch, resume.seq));
-        let resumed = missed.is_some();
-        let seq = request.resume.filter(|_| resumed).map_or(self.log.last_seq(language), |resume| resume.seq);
-        let joined = SessionJoined {
-            connection_id: format!("c{}", listener.0),
-            role: request.role,
-            status: self.record.status,
-            source_language: self.session.source().clone(),
-            target_language: language.clone(),
-            speaker_kvs_connected: self.session.speaker_connected(),
-            listener_count: self.session.listeners(),
-            captions: request.captions,
-            audio: request.audio,
-            epoch: self.log.epoch(),
-            resumed,
-            history: if resumed { Vec::new() } else { self.log.history(language, now.mono) },
-            broadcast_state: self.session.broadcast(),
-        };
-        let message = ServerMessage::SessionJoined(Box::new(joined));
-        self.fanout.answer(listener, now.wall, Some(seq), request.request_id, message);
-        for entry in missed.into_iter().flatten() {
-            self.fanout.answer(listener, now.wall, Some(entry.seq), None, entry.message);
+        if let Some(listeners) = self.stats.due(now.mono, || self.session.listeners_by_language()) {
+            self.presence.send_replace(listeners.clone());
+            self.fanout.tell_speaker(now.wall, self.stats.message());
         }
     }
 
-    async fn change_language(
-        &mut self,
-        listener: ListenerId,
-        target: &str,
-        request: Option<String>,
-    ) -> Result<(), Problem> {
-        let language = self.session.resolve(Some(target))?;
-        self.log.open(&language);
-        self.fanout.change_language(listener, language.clone());
-        self.handle(Input::LanguageChanged { listener, language: language.clone() }).await;
-        let now = self.clock.now();
-        let message = ServerMessage::LanguageChanged {
-            target_language: language.clone(),
-            audio_language: None,
-            history: self.log.history(&language, now.mono),
-            epoch: self.log.epoch(),
-        };
-        self.fanout.answer(listener, now.wall, Some(self.log.last_seq(&language)), request, message);
-        Ok(())
-    }
-
-    fn publish_snapshot(&self) {
+    pub(super) fn publish_snapshot(&self) {
         let fresh = |snapshot: &mut Snapshot| {
             let before = *snapshot;
             snapshot.listeners = self.session.listeners();
             snapshot.speaker_connected = self.session.speaker_connected();
-            snapshot.ended = self.record.status == Status::Ended;
+            snapshot.ended = self.record.borrow().status == Status::Ended;
             *snapshot != before
         };
         self.snapshot.send_if_modified(fresh);
     }
 
-    /// An ear or a scribe that ends before it is told to has panicked: a session that has gone deaf must not look alive.
+    /// A part that ends before it is told to has panicked: a session that has gone deaf must not look alive.
     fn died(&self, who: &str) -> Option<Input> {
         if self.flush.is_cancelled() {
             return None;

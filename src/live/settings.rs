@@ -28,6 +28,34 @@ pub struct Settings {
     /// Takes ICE candidates on loopback and private addresses. For laptops and tests, never in production.
     pub local_candidates: bool,
     pub recogniser: Patience,
+    pub lease: Lease,
+    /// Between two looks for channels and records that nobody owns any more; 0: never.
+    #[serde(rename = "sweep_every_ms", deserialize_with = "millis")]
+    pub sweep_every: Duration,
+}
+
+/// Which node runs a session: the one that holds its lease, a conditional write in the store.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lease {
+    /// A node that has not renewed for so long is dead, and another may take its sessions.
+    #[serde(rename = "lasts_ms", deserialize_with = "millis")]
+    pub lasts: Duration,
+    #[serde(rename = "renew_every_ms", deserialize_with = "millis")]
+    pub renew_every: Duration,
+    /// How often a node says who listens to it, when that has changed.
+    #[serde(rename = "publish_every_ms", deserialize_with = "millis")]
+    pub publish_every: Duration,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Lease {
+            lasts: Duration::from_secs(10),
+            renew_every: Duration::from_secs(3),
+            publish_every: Duration::from_secs(5),
+        }
+    }
 }
 
 /// When to give a stream of the recogniser up and how to come back.
@@ -70,6 +98,8 @@ impl Default for Settings {
             channel_tag: "live".to_owned(),
             local_candidates: false,
             recogniser: Patience::default(),
+            lease: Lease::default(),
+            sweep_every: Duration::from_secs(5 * 60),
         }
     }
 }
@@ -101,6 +131,13 @@ impl Settings {
         }
         if self.sessions_per_speaker == 0 {
             return Err("live.sessions_per_speaker must be 1 at least".into());
+        }
+        let lease = &self.lease;
+        if lease.renew_every.is_zero() || lease.renew_every * 2 > lease.lasts || lease.publish_every.is_zero() {
+            return Err(
+                "live.lease: renew_every_ms must be above 0 and at most half of lasts_ms, publish_every_ms above 0"
+                    .into(),
+            );
         }
         let recogniser = &self.recogniser;
         if recogniser.hush_after >= Duration::from_secs(15) {

@@ -14,13 +14,14 @@ pub(super) async fn live() -> Json<Value> {
     Json(json!({ "status": "live" }))
 }
 
-/// Whether new visitors should come here: 200, or 503 once it is draining.
+/// Whether new visitors should come here: 200, or 503 once it is draining or while the store is away.
 pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Value>) {
-    if house.is_ready() {
-        (StatusCode::OK, Json(json!({ "status": "ready" })))
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" })))
-    }
+    let status = match house.is_ready() {
+        false => "draining",
+        true if !house.sessions.store_answers().await => "storeUnavailable",
+        true => return (StatusCode::OK, Json(json!({ "status": "ready" }))),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status })))
 }
 
 /// What a speaker may speak and a listener may ask for.

@@ -63,7 +63,9 @@ pub enum Input {
         result: Option<String>,
     },
     End(EndReason),
-    /// After `End`: the recogniser has said its last word.
+    /// This node gives the session up to another: last words are said, nothing ends.
+    HandOver,
+    /// After `End` or `HandOver`: the recogniser has said its last word.
     RecogniserFlushed,
     /// A deadline of [`Session::deadline`] has come.
     Tick,
@@ -109,6 +111,6 @@ pub enum Effect {
     /// The record is to be made to say so.
     Save(Change),
     Count(Count, u64),
-    /// Nothing more will come; the session's task may end.
-    Finish(EndReason),
+    /// Nothing more will come; the session's task may end. Without a reason the session itself goes on elsewhere.
+    Finish(Option<EndReason>),
 }

@@ -15,7 +15,7 @@ use crate::audio::MediaTime;
 use crate::counts::Count;
 use crate::error::{ErrorCode, Problem};
 use crate::language::{Catalogue, Language};
-use crate::limits::ORPHAN_DEADLINE;
+use crate::limits::{ORPHAN_DEADLINE, SEGMENTS_PER_LEASE};
 use crate::record::{Change, Edit, EndReason, SessionRecord, Status};
 use crate::time::{Now, UnixMs};
 use crate::track::Track;
@@ -73,7 +73,8 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Ending {
-    reason: EndReason,
+    /// Absent when the session is handed over.
+    reason: Option<EndReason>,
     flushed: bool,
     until: Duration,
 }
@@ -90,11 +91,12 @@ impl Session {
             connected: record.speaker_kvs_connected,
             broadcast: BroadcastState { paused: record.status == Status::Paused, ..BroadcastState::default() },
             audience: Audience::default(),
-            utterances: Utterances::default(),
+            utterances: Utterances::starting_at(record.fence.saturating_sub(1) * SEGMENTS_PER_LEASE),
             tracks: BTreeMap::new(),
             tracks_opened: 0,
-            first_audio: None,
-            away_since: None,
+            first_audio: record.first_audio_at,
+            // Taken over from another node: what is said until media comes is missing.
+            away_since: record.first_audio_at.map(|first| since(first, now)),
             media_up: false,
             idle_since: now.mono,
             orphans_until: None,
@@ -190,6 +192,7 @@ impl Session {
                 self.obey(&language, asks, out);
             }
             Input::End(reason) => self.end(now, reason, out),
+            Input::HandOver => self.begin_end(now, None, out),
             Input::RecogniserFlushed => {
                 if let Some(ending) = &mut self.ending {
                     ending.flushed = true;
@@ -258,14 +261,21 @@ impl Session {
     fn seen(&mut self, now: Now, record: &SessionRecord, out: &mut Vec<Effect>) {
         self.allowed.clone_from(&record.target_languages);
         if record.status == Status::Ended {
-            self.begin_end(now, record.end_reason.unwrap_or(EndReason::Failed), out);
+            self.begin_end(now, Some(record.end_reason.unwrap_or(EndReason::Failed)), out);
             return;
+        }
+        if record.speaker_kvs_connected != self.connected {
+            self.speaker_says(now, record.speaker_kvs_connected, out);
         }
         self.show_broadcast(BroadcastState { paused: record.status == Status::Paused, ..self.broadcast }, out);
     }
 
     fn media_up(&mut self, now: Now, at: MediaTime, out: &mut Vec<Effect>) {
-        self.first_audio.get_or_insert(UnixMs(now.wall.0.saturating_sub(at.as_millis())));
+        if self.first_audio.is_none() {
+            let first = UnixMs(now.wall.0.saturating_sub(at.as_millis()));
+            self.first_audio = Some(first);
+            out.push(Effect::Save(Change::FirstAudio(first)));
+        }
         self.media_up = true;
         self.phase = Phase::Live;
         if let Some(since) = self.away_since.take() {
@@ -290,7 +300,7 @@ impl Session {
         self.media_up = false;
         self.idle_since = now.mono;
         self.phase = Phase::Interrupted;
-        self.away_since = self.first_audio.map(|first| MediaTime::from_millis(now.wall.0.saturating_sub(first.0)));
+        self.away_since = self.first_audio.map(|first| since(first, now));
     }
 
     /// The one place where the flag changes: told and saved once per change.
@@ -360,10 +370,10 @@ impl Session {
             return;
         }
         out.push(Effect::Save(Change::Ended(reason)));
-        self.begin_end(now, reason, out);
+        self.begin_end(now, Some(reason), out);
     }
 
-    fn begin_end(&mut self, now: Now, reason: EndReason, out: &mut Vec<Effect>) {
+    fn begin_end(&mut self, now: Now, reason: Option<EndReason>, out: &mut Vec<Effect>) {
         if self.ending.is_none() {
             self.ending = Some(Ending { reason, flushed: false, until: now.mono + self.terms.flush_deadline });
             out.push(Effect::Flush);
@@ -422,9 +432,15 @@ impl Session {
         let reason = ending.reason;
         self.phase = Phase::Ended;
         self.connected = false;
-        out.push(Effect::Append { to: To::Everyone, message: ServerMessage::SessionEnded { reason } });
+        if let Some(reason) = reason {
+            out.push(Effect::Append { to: To::Everyone, message: ServerMessage::SessionEnded { reason } });
+        }
         out.push(Effect::Finish(reason));
     }
+}
+
+fn since(first_audio: UnixMs, now: Now) -> MediaTime {
+    MediaTime::from_millis(now.wall.0.saturating_sub(first_audio.0))
 }
 
 fn outage(service: &str, message: &str) -> ServerMessage {

@@ -33,6 +33,7 @@ fn record() -> SessionRecord {
         created_at: UnixMs(0),
         updated_at: UnixMs(0),
         expires_at: 86_400,
+        first_audio_at: None,
         version: 1,
         access_code: None,
         private_transcript: false,

@@ -1,6 +1,6 @@
 //! What others may know of a session without asking for a change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::language::Language;
 use crate::record::Status;
@@ -19,6 +19,10 @@ impl Session {
             (_, true) => Status::Paused,
             (_, false) => Status::Active,
         }
+    }
+
+    pub fn listeners_by_language(&self) -> BTreeMap<Language, u64> {
+        self.audience.by_language()
     }
 
     /// What pollers are told.

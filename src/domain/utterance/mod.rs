@@ -95,6 +95,11 @@ pub struct Utterances {
 }
 
 impl Utterances {
+    /// Numbers segments from `first_segment` on.
+    pub fn starting_at(first_segment: u64) -> Self {
+        Utterances { next_segment: first_segment, ..Utterances::default() }
+    }
+
     /// Takes one result, with times on the capture clock.
     pub fn hear(&mut self, heard: Heard, out: &mut Vec<Understood>) {
         let Some(index) = self.place(&heard, out) else {
