@@ -15,7 +15,7 @@ use babelcast_domain::language::Catalogue;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,6 +26,9 @@ use super::auth::Tokens;
 use super::error::Refusal;
 use super::{House, Settings, access, echo, health, sessions, socket};
 use crate::live::Sessions;
+
+/// Connections the kernel holds for us while we are busy; past it their first packet is lost and sent again a second later.
+const BACKLOG: u32 = 4_096;
 
 /// Why the doors stay shut.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,7 @@ impl Doors {
     ) -> Result<Doors, OpenError> {
         settings.check().map_err(OpenError::Settings)?;
         let bind = settings.bind;
-        let listener = TcpListener::bind(bind).await.map_err(|error| OpenError::Bind { bind, error })?;
+        let listener = listen(&settings).map_err(|error| OpenError::Bind { bind, error })?;
         let local_addr = listener.local_addr().map_err(|error| OpenError::Bind { bind, error })?;
         let tokens = Tokens::new(&settings.auth, Arc::clone(&counts))?;
         let cut = CancellationToken::new();
@@ -109,6 +112,17 @@ impl Doors {
         }
         in_time
     }
+}
+
+fn listen(settings: &Settings) -> io::Result<TcpListener> {
+    let socket = if settings.bind.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if settings.send_buffer_bytes > 0 {
+        // Every accepted socket inherits it.
+        socket.set_send_buffer_size(settings.send_buffer_bytes)?;
+    }
+    socket.bind(settings.bind)?;
+    socket.listen(BACKLOG)
 }
 
 fn router(house: &Arc<House>) -> Router {

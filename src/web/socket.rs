@@ -29,12 +29,11 @@ use crate::live::{Control, Delivery, JoinRequest, Seat};
 const RECONNECT_WITHIN_MS: u64 = 5_000;
 
 pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> Result<Response, Refusal> {
-    let arrival = Arrival::read(&request);
+    let arrival = Box::new(Arrival::read(&request));
     let visited = Arc::clone(&house);
-    line::answer(&house, request, visited.settings.max_message_bytes, move |line| async move {
+    line::answer(&house, request, visited.settings.max_message_bytes, move |line| {
         let stop = visited.stop.child_token();
-        let visit = Visit { house: visited, line, stop, joined: None };
-        visit.run(arrival).await;
+        Box::new(Visit { house: visited, line, stop, joined: None }).run(arrival)
     })
 }
 
@@ -145,7 +144,8 @@ impl From<End> for Over {
 }
 
 impl Visit {
-    async fn run(mut self, arrival: Arrival) {
+    /// Boxed, because the arguments of an async function are in its future twice.
+    async fn run(mut self: Box<Self>, arrival: Box<Arrival>) {
         // Boxed: what is needed once, or seldom, is not carried by the task of every listener for hours.
         let over = match Box::pin(self.enter(arrival)).await {
             Ok(()) => self.stay().await,
@@ -155,7 +155,7 @@ impl Visit {
             match over {
                 // A goodbye on purpose frees the seat at once; a cut one may come back and resume.
                 Over::Ended(End::Left | End::Silent | End::TooSlow) => drop(joined.seat),
-                _ => joined.seat.leave().await,
+                _ => Box::pin(joined.seat.leave()).await,
             }
         }
         match over {
@@ -168,7 +168,7 @@ impl Visit {
     }
 
     /// From the upgrade to the seat: by the query, or by the first `joinSession`.
-    async fn enter(&mut self, arrival: Arrival) -> Result<(), Over> {
+    async fn enter(&mut self, arrival: Box<Arrival>) -> Result<(), Over> {
         let house = Arc::clone(&self.house);
         let caller = match arrival.token {
             Ok(Some(token)) => match house.tokens.verify(&token).await {
@@ -248,7 +248,7 @@ impl Visit {
                     Delivery::Close { code, reason } => return Over::Close(code, reason),
                 },
                 heard = self.line.hear() => Box::pin(self.handle(heard)).await,
-                () = self.stop.cancelled() => return self.go_away().await,
+                () = self.stop.cancelled() => return Box::pin(self.go_away()).await,
             };
             if let Err(over) = done {
                 return over;
