@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use babelcast_domain::counts::Counts;
+use babelcast_domain::language::Catalogue;
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -29,12 +30,22 @@ pub enum AppError {
     Doors(#[from] OpenError),
 }
 
-/// A running server.
+/// A running server. Dropping it is a crash: everything ends at once, and nothing is put in order.
 pub struct App {
     pub sessions: Arc<Sessions>,
     pub counts: Arc<Counts>,
     doors: Doors,
     _sweeping: Option<AbortOnDropHandle<()>>,
+    _cut: Cut,
+}
+
+/// Sessions hold each other's registry, so that dropping it alone would leave them running.
+struct Cut(Arc<Sessions>);
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
 }
 
 impl App {
@@ -46,15 +57,19 @@ impl App {
     /// As [`App::start`], on a store that others may share.
     pub async fn start_on(store: Arc<Store>, settings: Settings, extra_root: Option<&[u8]>) -> Result<App, AppError> {
         let counts = Arc::new(Counts::default());
-        let catalogue = Arc::new(settings.languages.catalogue());
-        let tls: Arc<ClientConfig> = socket::tls(extra_root)?;
-        let clients = Arc::new(Clients::connect(&settings.aws, extra_root).await?);
-        let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(&counts));
+        let web = settings.web.clone();
+        let (sessions, catalogue) = sessions(store, settings, extra_root, &counts).await?;
         let doors =
-            Doors::open(settings.web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new())
-                .await?;
+            Doors::open(web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new()).await?;
         let _sweeping = sessions.keep_sweeping();
-        Ok(App { sessions, counts, doors, _sweeping })
+        let _cut = Cut(Arc::clone(&sessions));
+        Ok(App { sessions, counts, doors, _sweeping, _cut })
+    }
+
+    /// The sessions without doors, for work on what the store and AWS hold.
+    pub async fn sessions_only(settings: Settings, extra_root: Option<&[u8]>) -> Result<Arc<Sessions>, AppError> {
+        let store = Arc::new(Store::memory());
+        Ok(sessions(store, settings, extra_root, &Arc::default()).await?.0)
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -74,4 +89,17 @@ impl App {
             tracing::warn!("some connections did not end in time and were cut");
         }
     }
+}
+
+async fn sessions(
+    store: Arc<Store>,
+    settings: Settings,
+    extra_root: Option<&[u8]>,
+    counts: &Arc<Counts>,
+) -> Result<(Arc<Sessions>, Arc<Catalogue>), AppError> {
+    let catalogue = Arc::new(settings.languages.catalogue());
+    let tls: Arc<ClientConfig> = socket::tls(extra_root)?;
+    let clients = Arc::new(Clients::connect(&settings.aws, extra_root).await?);
+    let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(counts));
+    Ok((sessions, catalogue))
 }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use babelcast_domain::language::Language;
@@ -13,6 +14,7 @@ use url::Url;
 
 use crate::app::{App, AppError, DRAIN};
 use crate::config::{ConfigError, Settings};
+use crate::store::Store;
 use crate::web::Token;
 use crate::{aws, telemetry};
 
@@ -79,8 +81,23 @@ pub struct Stack {
 
 impl Stack {
     /// Starts both. `settings` is taken as it is, but for what must point at the local cloud.
-    pub async fn start(cloud: local_cloud::Settings, mut settings: Settings) -> Result<Stack, LocalError> {
+    pub async fn start(cloud: local_cloud::Settings, settings: Settings) -> Result<Stack, LocalError> {
+        Stack::start_on(Arc::new(Store::memory()), cloud, settings).await
+    }
+
+    /// As [`Stack::start`], on a store that others may share.
+    pub async fn start_on(
+        store: Arc<Store>,
+        cloud: local_cloud::Settings,
+        settings: Settings,
+    ) -> Result<Stack, LocalError> {
         let cloud = LocalCloud::start(cloud).await?;
+        let app = Stack::replica(&cloud, store, settings).await?;
+        Ok(Stack { cloud, app })
+    }
+
+    /// One more server on the same cloud.
+    pub async fn replica(cloud: &LocalCloud, store: Arc<Store>, mut settings: Settings) -> Result<App, LocalError> {
         let issuer = cloud.issuer();
         settings.web.auth.issuer = issuer.url().to_owned();
         settings.web.auth.jwks_url = Some(issuer.jwks_url().to_owned());
@@ -99,8 +116,7 @@ impl Stack {
             settings.languages.sources.retain(|_, dialect| transcribe.engine().understands(dialect.as_str()));
         }
         settings.check()?;
-        let app = App::start(settings, Some(cloud.certificate_pem().as_bytes())).await?;
-        Ok(Stack { cloud, app })
+        Ok(App::start_on(store, settings, Some(cloud.certificate_pem().as_bytes())).await?)
     }
 
     pub fn url(&self) -> Url {

@@ -7,6 +7,7 @@ pub mod local;
 mod serve;
 pub mod speak;
 pub mod speaker;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ enum Command {
     Listen(listen::ListenArgs),
     Serve(serve::ServeArgs),
     Validate(serve::ValidateArgs),
+    Sweep(sweep::SweepArgs),
 }
 
 /// The whole of `main`: parse, run, say in one sentence what went wrong.
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
             Command::Speak(args) => speak::run(args).await.map_err(|error| error.to_string()),
             Command::Listen(args) => listen::run(args).await.map_err(|error| error.to_string()),
             Command::Serve(args) => serve::run(args).await.map_err(|error| error.to_string()),
+            Command::Sweep(args) => sweep::run(args).await.map_err(|error| error.to_string()),
             Command::Validate(args) => serve::validate(args).map_err(|error| error.to_string()),
         }
     });

@@ -26,4 +26,5 @@ pub use outbox::Delivery;
 pub use seat::Seat;
 pub use session::{Control, JoinRequest, Meter, Snapshot};
 pub use sessions::{Found, Sessions};
-pub use settings::{Patience, Settings};
+pub use settings::{Lease, Patience, Settings};
+pub use sweep::{SweepError, Swept, Verdict};

@@ -9,6 +9,7 @@ use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::{NodeId, SessionId, SpeakerId};
 use babelcast_domain::language::Catalogue;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
+use babelcast_domain::time::UnixMs;
 use babelcast_domain::wire::{ConnectionView, IceServerView, LanguageState, LanguageStatus, PatchSession, StatusView};
 use futures_util::future::join_all;
 use rustls::ClientConfig;
@@ -299,7 +300,18 @@ impl Sessions {
         if tokio::time::timeout(within, gone).await.is_err() {
             tracing::warn!(sessions = self.live_count(), "sessions did not end in time and are dropped");
         }
-        self.live().clear();
+        self.cut();
+    }
+
+    /// Ends every task of every session here and now, as a crash would.
+    pub fn cut(&self) {
+        // Out of the lock: what ends with a task may ask for it.
+        let live = std::mem::take(&mut *self.live());
+        drop(live);
+    }
+
+    pub fn now(&self) -> UnixMs {
+        self.clock.now().wall
     }
 
     /// # Errors

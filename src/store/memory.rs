@@ -15,6 +15,7 @@ use super::{Claim, Expected, Page, Presence, StoreError};
 /// What is past its TTL is swept when a new record comes, so that a long-lived laptop does not fill up.
 #[derive(Debug, Default)]
 pub struct Memory {
+    pub(super) outlives_servers: bool,
     tables: Mutex<Tables>,
 }
 
@@ -58,6 +59,11 @@ impl Tables {
 }
 
 impl Memory {
+    /// Outlives the servers that use it.
+    pub fn shared() -> Self {
+        Memory { outlives_servers: true, ..Memory::default() }
+    }
+
     pub fn create(&self, record: SessionRecord) -> Result<(), StoreError> {
         let mut tables = self.tables();
         if tables.records.contains_key(&record.session_id) {

@@ -92,14 +92,20 @@ pub enum Store {
 
 #[expect(clippy::unused_async, reason = "the DynamoDB form of every call crosses the network")]
 impl Store {
+    /// Ends with the process that holds it.
     pub fn memory() -> Self {
         Store::Memory(Memory::default())
     }
 
-    /// Whether records outlive this process.
+    /// One memory for several servers of this process: it outlives each of them.
+    pub fn shared_memory() -> Self {
+        Store::Memory(Memory::shared())
+    }
+
+    /// Whether records outlive the server that writes them.
     pub fn is_durable(&self) -> bool {
         match self {
-            Store::Memory(_) => false,
+            Store::Memory(memory) => memory.outlives_servers,
         }
     }
 

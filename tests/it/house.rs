@@ -12,7 +12,9 @@ use babelcast::config::Settings;
 use babelcast::live::Meter;
 use babelcast::media::Faults;
 use babelcast::media::master::Master;
+use babelcast::store::Store;
 use babelcast_domain::counts::Count;
+use babelcast_domain::error::Problem;
 use babelcast_domain::ids::SessionId;
 use babelcast_domain::wire::{Caption, CaptionMode, CreateSession, Envelope, Resume, ServerMessage, SessionJoined};
 use local_cloud::engine::Engine;
@@ -57,6 +59,8 @@ fn start_log() {
 
 pub struct House {
     pub stack: Stack,
+    /// What it was started with, for replicas.
+    pub settings: Settings,
 }
 
 impl House {
@@ -65,6 +69,11 @@ impl House {
     }
 
     pub async fn open_with(change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
+        House::open_on(Arc::new(Store::memory()), change).await
+    }
+
+    /// On a store that others may share.
+    pub async fn open_on(store: Arc<Store>, change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
         start_log();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut settings = Settings::load(None).unwrap();
@@ -77,7 +86,8 @@ impl House {
             ..local_cloud::Settings::default()
         };
         change(&mut settings, &mut cloud);
-        House { stack: Stack::start(cloud, settings).await.unwrap() }
+        let stack = Stack::start_on(store, cloud, settings.clone()).await.unwrap();
+        House { stack, settings }
     }
 
     pub fn client(&self, speaker: &str) -> SpeakerClient {
@@ -92,6 +102,15 @@ impl House {
     /// `ana` on the air, by the book: MASTER first, then `kvs-status`, then heard.
     pub async fn speaker(&self, id: &SessionId) -> Speaker {
         let mut speaker = self.silent_speaker(id).await;
+        speaker.client.set_kvs_connected(id, true).await.unwrap();
+        speaker.wait_until_heard().await;
+        speaker
+    }
+
+    /// The speaker of this client on the air, by the book.
+    pub async fn speaker_by(&self, client: SpeakerClient, id: &SessionId) -> Speaker {
+        let master = on_air(&client, id, RATE, None).await.unwrap();
+        let mut speaker = Speaker { master, client, zero: Instant::now() };
         speaker.client.set_kvs_connected(id, true).await.unwrap();
         speaker.wait_until_heard().await;
         speaker
@@ -195,10 +214,17 @@ pub struct Seated {
 
 impl Seated {
     pub async fn join(wish: &Wish) -> Seated {
+        Seated::try_join(wish).await.unwrap()
+    }
+
+    pub async fn try_join(wish: &Wish) -> Result<Seated, Problem> {
         let mut listener = Listener::connect(wish).await.unwrap();
         let first = timeout(PATIENCE, listener.next()).await.expect("no answer to the join").unwrap();
-        let ServerMessage::SessionJoined(joined) = first.message else { panic!("not joined: {:?}", first.message) };
-        Seated { listener, joined, seq: first.seq.unwrap() }
+        match first.message {
+            ServerMessage::SessionJoined(joined) => Ok(Seated { listener, joined, seq: first.seq.unwrap() }),
+            ServerMessage::Error { code, message, details, .. } => Err(Problem { code, message, details }),
+            other => panic!("neither joined nor refused: {other:?}"),
+        }
     }
 
     pub async fn next(&mut self) -> Envelope {

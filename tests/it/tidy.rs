@@ -12,7 +12,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
     BTreeMap::from([
         ("main", vec![]),
         ("lib", vec![]),
-        ("cli", vec!["app", "aws", "cli", "config", "live", "media", "telemetry", "web"]),
+        ("cli", vec!["app", "aws", "cli", "config", "live", "media", "store", "telemetry", "web"]),
         ("app", vec!["aws", "config", "live", "media", "store", "web"]),
         ("config", vec!["aws", "live", "telemetry", "web"]),
         ("telemetry", vec![]),

@@ -44,6 +44,8 @@ pub(super) struct Channel {
     pub connects: Bucket,
     version: u64,
     created_ms: u128,
+    /// How much older it says it is than it is.
+    pub backdated: Duration,
     active_at: Instant,
     gone_at: Option<Instant>,
 }
@@ -68,7 +70,7 @@ impl Channel {
             "ChannelName": self.name,
             "ChannelStatus": self.status(now).name(),
             "ChannelType": "SINGLE_MASTER",
-            "CreationTime": self.created_ms as f64 / 1000.0,
+            "CreationTime": self.created_ms as f64 / 1000.0 - self.backdated.as_secs_f64(),
             "SingleMasterConfiguration": { "MessageTtlSeconds": self.ttl_seconds },
             "Version": self.version(),
         })
@@ -133,6 +135,7 @@ impl Channels {
             connects: Bucket::default(),
             version: 1,
             created_ms: self.newest_ms,
+            backdated: Duration::ZERO,
             active_at: now + creating,
             gone_at: None,
         };
@@ -217,6 +220,10 @@ impl Channels {
         }
         let more = matching.peek().is_some();
         (page, last.filter(|_| more))
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Channel> {
+        self.by_name.values_mut()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Channel> {

@@ -124,6 +124,13 @@ impl Kvs {
         self.switches.with(change);
     }
 
+    /// Every channel says that it was created so much earlier.
+    pub fn make_older(&self, by: Duration) {
+        for channel in self.channels().iter_mut() {
+            channel.backdated += by;
+        }
+    }
+
     /// Sends GO_AWAY to every socket; those still open after the grace are closed with 1001.
     pub fn go_away(&self) {
         let close_at = socket::after(Instant::now(), self.settings.grace);
