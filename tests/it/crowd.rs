@@ -45,7 +45,7 @@ fn sentence(n: usize) -> String {
 }
 
 fn wordy(language: &str, text: &str) -> String {
-    format!("[{language}] {text} {}", "and so on, ".repeat(200))
+    format!("[{language}] {text}{}", " and so on,".repeat(200))
 }
 
 /// Listeners in five languages in turn, each of whom notes every final until the session ends, and fails at a durable
