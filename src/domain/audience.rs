@@ -64,12 +64,11 @@ impl Audience {
 
     /// As it would be without one listener.
     pub fn demand_without(&self, now: Duration, leaving: Option<ListenerId>) -> BTreeSet<&Language> {
-        let left = leaving.and_then(|leaving| self.members.get(&leaving)).map(|member| &member.language);
-        let stays = |language: &Language, heads: &Heads| heads.connections > u64::from(left == Some(language));
-        let heard =
-            self.languages.iter().filter(|(language, heads)| stays(language, heads)).map(|(language, _)| language);
         let waiting = self.lingering.iter().filter(|(_, until)| **until > now).map(|(language, _)| language);
-        heard.chain(waiting).collect()
+        let left = leaving.and_then(|listener| self.members.get(&listener)).map(|member| &member.language);
+        let stays = |language: &Language, heads: &Heads| heads.connections > u64::from(left == Some(language));
+        let heard = self.languages.iter().filter(|(language, heads)| stays(language, heads));
+        heard.map(|(language, _)| language).chain(waiting).collect()
     }
 
     /// Listeners, the speaker's own connections not counted.

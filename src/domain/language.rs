@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Problem;
+
 /// A language code in canonical case: `en`, `pt-BR`, `zh-Hant-TW`, `ca-valencia`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -122,6 +124,24 @@ impl Catalogue {
         let own = || (asked.base() == source.base()).then_some(source);
         let base = || offered.iter().skip(1).find(|language| language.as_str() == asked.base());
         exact.or_else(own).or_else(base).cloned()
+    }
+
+    /// The same for text as somebody sent it; absent: the source language.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_LANGUAGE`, with what is offered.
+    pub fn choose(
+        &self,
+        asked: Option<&str>,
+        source: &Language,
+        allowed: Option<&[Language]>,
+    ) -> Result<Language, Problem> {
+        let Some(asked) = asked else { return Ok(source.clone()) };
+        let found = Language::parse(asked).ok().and_then(|asked| self.resolve(&asked, source, allowed));
+        found.ok_or_else(|| {
+            let asked: String = asked.chars().filter(|c| !c.is_control()).take(35).collect();
+            Problem::unsupported_language(&asked, &self.offered(source, allowed))
+        })
     }
 }
 

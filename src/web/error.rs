@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::House;
+use super::limits::is_guess;
 
 /// What a handler refuses with: the problem, and a status where HTTP has a finer one than the code's own.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(super) struct Refused {
     pub code: ErrorCode,
     /// The actual status of a session that is not to be had.
     pub session_status: Option<String>,
+    /// Whether this tells a guesser that the guess was wrong.
+    pub guess: bool,
 }
 
 impl From<Problem> for Refusal {
@@ -60,6 +63,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Refusal { problem, status, headers: added } = self;
         let code = problem.code.as_str();
+        let guess = is_guess(&problem);
         let mut body = json!({
             "type": format!("urn:babelcast:problem:{}", code.to_ascii_lowercase().replace('_', "-")),
             "title": title(problem.code, status),
@@ -84,7 +88,7 @@ impl IntoResponse for Refusal {
         }
         let session_status = details["status"].as_str().map(str::to_owned);
         let mut response = (status, headers, body.to_string()).into_response();
-        response.extensions_mut().insert(Refused { code: problem.code, session_status });
+        response.extensions_mut().insert(Refused { code: problem.code, session_status, guess });
         response
     }
 }

@@ -29,6 +29,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::House;
 use super::error::Refusal;
+use super::limits::{Bucket, Rate};
 
 /// The one subprotocol that is answered. `bearer.<jwt>` beside it only carries the token.
 pub(super) const SUBPROTOCOL: &str = "babelcast.v1";
@@ -50,10 +51,15 @@ pub(super) struct Line {
     /// When to ping next, or to look whether the peer is still there. One timer for the line's whole life: a new one a
     /// message would cost more than the message.
     alarm: Pin<Box<Sleep>>,
+    /// What the peer may still say at once, and how much in the long run. Without a rate: anything.
+    words: Bucket,
+    rate: Option<Rate>,
 }
 
 pub(super) enum Heard {
     Text(Utf8Bytes),
+    /// A message too many, and how long the next one should wait. The text is for its `requestId` only.
+    TooMany(Utf8Bytes, Duration),
     Binary(Bytes),
     End(End),
 }
@@ -69,6 +75,8 @@ pub(super) enum End {
     TooBig,
     NotUtf8,
     NotWebSocket,
+    /// It does not stop sending too much.
+    Flood,
 }
 
 impl End {
@@ -79,6 +87,7 @@ impl End {
             End::TooBig => Some((1009, "the message is too big")),
             End::NotUtf8 => Some((1007, "the text is not UTF-8")),
             End::NotWebSocket => Some((1002, "not the WebSocket protocol")),
+            End::Flood => Some((4429, "too many messages")),
         }
     }
 }
@@ -88,6 +97,7 @@ pub(super) fn answer<F>(
     house: &Arc<House>,
     mut request: Request,
     max_message_bytes: usize,
+    rate: Option<Rate>,
     serve: impl FnOnce(Line) -> F + Send + 'static,
 ) -> Result<Response, Refusal>
 where
@@ -108,7 +118,7 @@ where
     // copied into each. A listener's task lives for hours and the opening is over in a moment.
     let opening = Box::pin(async move {
         let upgraded = timeout(owner.settings.timeouts.write, upgrade).await.ok()?.ok()?;
-        Some(Box::pin(serve(Line::new(upgraded, owner, max_message_bytes).await)))
+        Some(Box::pin(serve(Line::new(upgraded, owner, max_message_bytes, rate).await)))
     });
     house.tasks.spawn(async move {
         match cut.run_until_cancelled(opening).await {
@@ -126,15 +136,15 @@ pub(super) fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 impl Line {
-    async fn new(upgraded: Upgraded, house: Arc<House>, max_message_bytes: usize) -> Self {
+    async fn new(upgraded: Upgraded, house: Arc<House>, max_message_bytes: usize, rate: Option<Rate>) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
             .max_message_size(Some(max_message_bytes))
             .max_frame_size(Some(max_message_bytes));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        let alarm = Box::pin(sleep(house.settings.timeouts.ping));
-        Line { socket, house, heard_at: Instant::now(), alarm }
+        let (alarm, now) = (Box::pin(sleep(house.settings.timeouts.ping)), Instant::now());
+        Line { socket, house, heard_at: now, alarm, words: Bucket::full(now), rate }
     }
 
     /// The next message. Pings meanwhile, and gives up on a peer that stays silent. Cancel safe.
@@ -143,13 +153,22 @@ impl Line {
             tokio::select! {
                 message = self.socket.next() => {
                     self.heard_at = Instant::now();
-                    match message {
-                        Some(Ok(Message::Text(text))) => return Heard::Text(text),
-                        Some(Ok(Message::Binary(bytes))) => return Heard::Binary(bytes),
-                        // tungstenite has queued the pong; its next read sends it.
-                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                    let message = match message {
                         Some(Ok(Message::Close(_))) | None => return Heard::End(End::Left),
+                        Some(Ok(message)) => message,
                         Some(Err(error)) => return Heard::End(end(&error)),
+                    };
+                    let wait = match self.overdrawn() {
+                        Ok(wait) => wait,
+                        Err(flood) => return Heard::End(flood),
+                    };
+                    match message {
+                        Message::Text(text) if wait.is_zero() => return Heard::Text(text),
+                        Message::Binary(bytes) if wait.is_zero() => return Heard::Binary(bytes),
+                        Message::Text(text) => return Heard::TooMany(text, wait),
+                        Message::Binary(_) => return Heard::TooMany(Utf8Bytes::default(), wait),
+                        // tungstenite has queued the pong; its next read sends it.
+                        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) | Message::Close(_) => {}
                     }
                 }
                 () = self.alarm.as_mut() => {
@@ -165,6 +184,13 @@ impl Line {
                 }
             }
         }
+    }
+
+    /// One more frame, whatever it is: how far the peer is beyond its rate, and the end when it does not care.
+    fn overdrawn(&mut self) -> Result<Duration, End> {
+        let Some(rate) = self.rate else { return Ok(Duration::ZERO) };
+        let wait = self.words.charge(rate, self.heard_at);
+        if wait >= rate.brim() { Err(End::Flood) } else { Ok(wait) }
     }
 
     /// One message of text.
@@ -204,7 +230,8 @@ impl Line {
     /// Ends a line that is over for the given reason: says so if there is anybody to say it to.
     pub async fn end(mut self, end: End) {
         match end {
-            End::Left | End::Silent => {}
+            // A flood is counted by the limits.
+            End::Left | End::Silent | End::Flood => {}
             End::TooSlow => self.house.counts.one(Count::ListenersTooSlow),
             End::TooBig | End::NotUtf8 | End::NotWebSocket => self.house.counts.one(Count::MessagesRefused),
         }

@@ -19,7 +19,7 @@ use super::error::{Body, Refusal};
 use crate::live::Found;
 
 /// A session, named in the path. What cannot be a session id names a session that does not exist.
-pub(super) struct Named(Result<SessionId, Problem>);
+pub(super) struct Named(pub Result<SessionId, Problem>);
 
 /// Views of a session differ by who asks, and some carry credentials: no cache may keep them.
 const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::{AuthSettings, Doors, Settings, Timeouts, Token, wall};
+use super::{AuthSettings, Doors, LimitSettings, Settings, Timeouts, Token, wall};
 use crate::aws;
 use crate::cli::client::Wish;
 use crate::cli::speaker::SpeakerClient;
@@ -137,7 +137,8 @@ async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
         ..Default::default()
     };
     let clients = Arc::new(aws::Clients::connect(&aws, None).await.unwrap());
-    let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, ..Default::default() };
+    let limits = live::Limits::OFF;
+    let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, limits, ..Default::default() };
     let (tls, counts) = (crate::media::socket::tls(None).unwrap(), Arc::new(Counts::default()));
     let store = Arc::new(Store::memory());
     (Sessions::new(live, clients, store, Arc::new(catalogue()), tls, Arc::clone(&counts)), counts)
@@ -159,13 +160,14 @@ impl House {
             },
             ..Settings::default()
         };
+        settings.limits = LimitSettings::OFF;
         change(&mut settings);
         let cloud =
             LocalCloud::start(local_cloud::Settings { plain_signaling: true, ..Default::default() }).await.unwrap();
         let (sessions, counts) = behind(&cloud).await;
         let catalogue = Arc::new(catalogue());
         let stop = CancellationToken::new();
-        let doors = Doors::open(settings, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &stop).await.unwrap();
+        let doors = Doors::open(settings, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &stop).unwrap();
         let url = Url::parse(&format!("http://{}", doors.local_addr())).unwrap();
         House { url, sessions, counts, issuer, doors, _cloud: cloud }
     }
