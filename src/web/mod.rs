@@ -14,6 +14,7 @@ mod echo;
 mod error;
 mod etag;
 mod health;
+mod impatient;
 mod keys;
 mod limits;
 mod line;

@@ -257,7 +257,7 @@ impl Visit {
         join: JoinSession,
         request_id: Option<String>,
     ) -> Result<Joined, Problem> {
-        self.house.limits.join(self.address, Instant::now())?;
+        self.house.limits.join(self.address, Instant::now().into_std())?;
         let JoinSession { session_id, target_language, captions, audio, audio_format: _, access_code, resume } = join;
         let sessions = Arc::clone(&self.house.sessions);
         let speaker = match caller {
@@ -280,7 +280,7 @@ impl Visit {
     /// Guesses are charged; who makes too many learns nothing from the last one either.
     fn missed(&self, problem: Problem) -> Problem {
         if is_guess(&problem) {
-            self.house.limits.guessed(self.address, Instant::now());
+            self.house.limits.guessed(self.address, Instant::now().into_std());
         }
         problem
     }
