@@ -44,6 +44,7 @@ async fn stack() -> Stack {
     let mut settings = Settings::load(None).unwrap();
     settings.web.bind = ([127, 0, 0, 1], 0).into();
     settings.web.limits = babelcast::web::LimitSettings::OFF;
+    settings.live.limits = babelcast::live::Limits::OFF;
     settings.live.sessions_per_speaker = 100;
     let cloud = local_cloud::Settings {
         plain_signaling: true,
