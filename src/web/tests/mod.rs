@@ -1,7 +1,9 @@
 //! The doors, tried from outside: real sockets, real tokens, a key server on loopback.
 
 mod auth;
+mod calls;
 mod clients;
+mod documents;
 mod doors;
 mod entry;
 mod http;
