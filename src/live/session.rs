@@ -286,7 +286,7 @@ impl Actor {
         }
         if let ServerMessage::Transcription(caption) = message {
             self.stats.shown(caption, now.wall);
-            self.pen.write(caption, self.session.translating());
+            self.pen.write(caption, self.session.translating(), Instant::now());
         }
         let languages = match to {
             To::Everyone => self.log.languages(),
