@@ -15,6 +15,7 @@ pub mod limits;
 pub mod line;
 pub mod microphone;
 pub mod quality;
+pub mod rate;
 pub mod record;
 pub mod seldom;
 pub mod session;

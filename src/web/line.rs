@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use babelcast_domain::counts::{Count, Counts};
+use babelcast_domain::rate::{Bucket, Rate};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
@@ -27,7 +28,6 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::error::Refusal;
-use super::limits::{Bucket, Rate};
 use super::{House, Timeouts};
 
 /// The one subprotocol that is answered. `bearer.<jwt>` beside it only carries the token.
@@ -144,7 +144,7 @@ impl Line {
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         let alarm = Box::pin(sleep(timeouts.ping));
         let now = Instant::now();
-        Line { socket, timeouts, counts, heard_at: now, alarm, words: Bucket::full(now), rate }
+        Line { socket, timeouts, counts, heard_at: now, alarm, words: Bucket::full(now.into_std()), rate }
     }
 
     /// The next message. Pings meanwhile, and gives up on a peer that stays silent. Cancel safe.
@@ -188,7 +188,7 @@ impl Line {
     /// One more frame, whatever it is: how far the peer is beyond its rate, and the end when it does not care.
     fn overdrawn(&mut self) -> Result<Duration, End> {
         let Some(rate) = self.rate else { return Ok(Duration::ZERO) };
-        let wait = self.words.charge(rate, self.heard_at);
+        let wait = self.words.charge(rate, self.heard_at.into_std());
         if wait >= rate.brim() { Err(End::Flood) } else { Ok(wait) }
     }
 

@@ -1,7 +1,9 @@
 //! The doors, tried from outside: real sockets, real tokens, a key server on loopback.
 
 mod auth;
+mod calls;
 mod clients;
+mod documents;
 mod doors;
 mod entry;
 mod http;
@@ -89,7 +91,11 @@ pub(super) fn encoded(header: &Value, claims: &Value) -> String {
 }
 
 pub(super) fn sign(header: &Value, claims: &Value, key: &KeyPair) -> String {
-    let signed = encoded(header, claims);
+    sign_raw(&encoded(header, claims), key)
+}
+
+/// Header and claims as they stand, and their signature.
+pub(super) fn sign_raw(signed: &str, key: &KeyPair) -> String {
     let mut signature = vec![0; key.public_modulus_len()];
     key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
