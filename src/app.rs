@@ -109,6 +109,9 @@ async fn sessions(
     if !store.is_durable() {
         tracing::info!("records live in this process only: its sessions end with it");
     }
+    if let Err(error) = store.ping().await {
+        tracing::error!(%error, "the store does not answer; this server is not ready until it does");
+    }
     let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(counts));
     Ok((sessions, catalogue))
 }

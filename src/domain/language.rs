@@ -4,12 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::Problem;
 
 /// A language code in canonical case: `en`, `pt-BR`, `zh-Hant-TW`, `ca-valencia`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(
+    value_type = String,
+    max_length = 35,
+    pattern = "^[a-z]{2,3}(-([A-Z]{2}|[0-9]{3}|[A-Z][a-z]{3}|[a-z0-9]{4,8}))*$",
+    examples("es", "pt-BR")
+)]
 pub struct Language(String);
 
 /// The text is not a language code.

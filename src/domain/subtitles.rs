@@ -8,6 +8,7 @@
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::SessionId;
 use crate::language::Language;
@@ -21,7 +22,7 @@ const ROWS: usize = 2;
 /// A cue is never shorter: players drop cues that end where they begin.
 const SHORTEST_MS: u64 = 200;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     #[default]

@@ -241,7 +241,7 @@ pub fn segment_number(segment_id: &str) -> Option<u64> {
 }
 
 /// Whether words of this language are set apart by spaces.
-fn spaced(language: &Language) -> bool {
+pub fn spaced(language: &Language) -> bool {
     !matches!(language.base(), "zh" | "ja" | "th" | "lo" | "km" | "my")
 }
 

@@ -10,6 +10,7 @@ mod clock;
 mod ear;
 mod fanout;
 mod frames;
+mod idempotent;
 mod keeper;
 mod library;
 mod life;
@@ -26,6 +27,7 @@ mod task;
 mod visits;
 
 pub use admission::Limits;
+pub use idempotent::IdempotencyKey;
 pub use library::Transcripts;
 pub use outbox::Delivery;
 

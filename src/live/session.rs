@@ -372,6 +372,11 @@ impl Actor {
         match event {
             EarEvent::Up { at } => Some(Input::MediaUp { at }),
             EarEvent::Lost { reason } => Some(Input::MediaLost { reason }),
+            EarEvent::Quality(report) => {
+                let message = self.stats.audio_quality(report);
+                self.fanout.tell_speaker(self.clock.now().wall, message);
+                None
+            }
             EarEvent::Level(level) => {
                 self.snapshot.send_modify(|snapshot| snapshot.level = Some(level));
                 None

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, Method, Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, get};
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::language::Catalogue;
 use hyper::body::Incoming;
@@ -28,9 +28,10 @@ use tower_http::cors::CorsLayer;
 
 use super::auth::Tokens;
 use super::error::Refusal;
+use super::impatient::Impatient;
 use super::limits::{self, Limits, Peer};
 use super::origins::Origins;
-use super::{House, Settings, access, echo, health, sessions, socket, transcript};
+use super::{House, Settings, access, docs, echo, routes, sessions};
 use crate::live::Sessions;
 
 /// Connections the kernel holds for us while we are busy; past it their first packet is lost and sent again a second later.
@@ -115,7 +116,7 @@ impl Doors {
         };
         let in_time = timeout(grace, everybody).await.is_ok();
         if !in_time {
-            tracing::warn!(left = house.tasks.len(), "connections cut: they did not end in time");
+            tracing::warn!(left = house.limits.open(), "connections cut: they did not end in time");
             house.cut.cancel();
             accepting.abort();
             house.tasks.wait().await;
@@ -135,17 +136,9 @@ fn listen(settings: &Settings) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn router(house: &Arc<House>) -> Router {
-    let mut router = Router::new()
-        .route("/sessions", post(sessions::create))
-        .route("/sessions/{id}", get(sessions::show).delete(sessions::end))
-        .route("/sessions/{id}/kvs-status", put(sessions::set_kvs_status))
-        .route("/sessions/{id}/kvs-connection", post(sessions::connection))
-        .route("/sessions/{id}/transcript", get(transcript::show))
-        .route("/languages", get(health::languages))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/ws", get(socket::open));
+pub(super) fn router(house: &Arc<House>) -> Router {
+    let mut router =
+        Router::from(routes::routes()).route("/docs/", get(docs::file)).route("/docs/{*file}", get(docs::file));
     if house.settings.echo_route {
         router = router.route("/ws/echo", any(echo::open));
     }
@@ -156,10 +149,11 @@ fn router(house: &Arc<House>) -> Router {
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
-            HeaderName::from_static("idempotency-key"),
+            header::IF_NONE_MATCH,
+            sessions::IDEMPOTENCY_KEY,
             access::REQUEST_ID,
         ])
-        .expose_headers([header::LOCATION, header::RETRY_AFTER, access::REQUEST_ID])
+        .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER, access::REQUEST_ID])
         .max_age(Duration::from_secs(3_600));
     router
         .fallback(|| async { Refusal::of_http(StatusCode::NOT_FOUND, "there is nothing at this path") })
@@ -229,6 +223,8 @@ async fn serve(stream: TcpStream, peer: Peer, router: Router, house: Arc<House>)
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(house.settings.timeouts.header).max_buf_size(32 << 10);
     let desk = Desk { router: TowerToHyperService::new(router), peer };
+    // WebSockets look at their own clock; this one is a little slower, so that theirs tells why.
+    let stream = Impatient::new(stream, house.settings.timeouts.write + Duration::from_secs(1));
     let connection = http.serve_connection(TokioIo::new(stream), desk).with_upgrades();
     tokio::pin!(connection);
     let served = tokio::select! {

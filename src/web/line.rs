@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use babelcast_domain::counts::Count;
+use babelcast_domain::rate::{Bucket, Rate};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
@@ -29,7 +30,6 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::House;
 use super::error::Refusal;
-use super::limits::{Bucket, Rate};
 
 /// The one subprotocol that is answered. `bearer.<jwt>` beside it only carries the token.
 pub(super) const SUBPROTOCOL: &str = "babelcast.v1";
@@ -144,7 +144,7 @@ impl Line {
             .max_frame_size(Some(max_message_bytes));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         let (alarm, now) = (Box::pin(sleep(house.settings.timeouts.ping)), Instant::now());
-        Line { socket, house, heard_at: now, alarm, words: Bucket::full(now), rate }
+        Line { socket, house, heard_at: now, alarm, words: Bucket::full(now.into_std()), rate }
     }
 
     /// The next message. Pings meanwhile, and gives up on a peer that stays silent. Cancel safe.
@@ -189,7 +189,7 @@ impl Line {
     /// One more frame, whatever it is: how far the peer is beyond its rate, and the end when it does not care.
     fn overdrawn(&mut self) -> Result<Duration, End> {
         let Some(rate) = self.rate else { return Ok(Duration::ZERO) };
-        let wait = self.words.charge(rate, self.heard_at);
+        let wait = self.words.charge(rate, self.heard_at.into_std());
         if wait >= rate.brim() { Err(End::Flood) } else { Ok(wait) }
     }
 

@@ -6,18 +6,25 @@
 
 mod access;
 mod arrival;
+mod asyncapi;
 mod auth;
+mod docs;
 mod doors;
 mod echo;
 mod error;
+mod etag;
 mod health;
+mod impatient;
 mod keys;
 mod limits;
 mod line;
+mod openapi;
 mod origins;
+mod routes;
 mod sessions;
 mod socket;
 mod speaking;
+mod status;
 mod transcript;
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use babelcast_domain::ids::SessionId;
 use babelcast_domain::record::EndReason;
 use babelcast_domain::time::UnixMs;
 use babelcast_domain::wire::{
-    Action, Authenticate, ClientMessage, CreateSession, Envelope, JoinSession, Role, ServerMessage, SessionView,
+    Action, Authenticate, CaptionMode, ClientMessage, CreateSession, Envelope, JoinSession, Role, ServerMessage,
+    SessionView,
 };
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -33,6 +34,31 @@ use crate::live::{Control, Delivery, JoinRequest, Seat};
 /// How soon clients should be elsewhere when the server stops.
 const RECONNECT_WITHIN_MS: u64 = 5_000;
 
+/// Captions, live
+///
+/// A WebSocket; its messages are in `/asyncapi.json`. The upgrade succeeds for every well-formed request, and a refusal
+/// is an `error` message and a close code, because browsers cannot read an HTTP status.
+#[utoipa::path(
+    get,
+    path = "/ws",
+    operation_id = "openSocket",
+    tag = "everybody",
+    params(
+        ("sessionId" = Option<SessionId>, Query, nullable = false, description = "Joins at once, without `joinSession`."),
+        ("targetLanguage" = Option<String>, Query, nullable = false),
+        ("captions" = inline(Option<CaptionMode>), Query, nullable = false),
+        ("epoch" = Option<u64>, Query, nullable = false, description = "With `seq`: where the listener left off."),
+        ("seq" = Option<u64>, Query, nullable = false),
+        ("accessCode" = Option<String>, Query, nullable = false, description = "Where the session has one."),
+        ("token" = Option<String>, Query, nullable = false, description = "For clients that can send no \
+            `Authorization` header; `bearer.<token>` beside the subprotocol `babelcast.v1` serves as well."),
+    ),
+    responses(
+        (status = 101, description = "The WebSocket is open."),
+        (status = 426, description = "The request is no WebSocket upgrade.",
+            headers(("Upgrade" = String), ("Sec-WebSocket-Version" = String))),
+    )
+)]
 pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> Result<Response, Refusal> {
     let arrival = Arrival::read(&house, &request)?;
     let (max_message_bytes, rate) = (house.settings.max_message_bytes, house.limits.messages());
@@ -232,7 +258,7 @@ impl Visit {
         join: JoinSession,
         request_id: Option<String>,
     ) -> Result<Joined, Problem> {
-        self.house.limits.join(self.address, Instant::now())?;
+        self.house.limits.join(self.address, Instant::now().into_std())?;
         let JoinSession { session_id, target_language, captions, audio, audio_format: _, access_code, resume } = join;
         let sessions = Arc::clone(&self.house.sessions);
         let speaker = match caller {
@@ -255,7 +281,7 @@ impl Visit {
     /// Guesses are charged; who makes too many learns nothing from the last one either.
     fn missed(&self, problem: Problem) -> Problem {
         if is_guess(&problem) {
-            self.house.limits.guessed(self.address, Instant::now());
+            self.house.limits.guessed(self.address, Instant::now().into_std());
         }
         problem
     }

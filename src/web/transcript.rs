@@ -1,7 +1,5 @@
 //! `/sessions/{id}/transcript`: what was said, in any language the session offers, to read or to take home.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use axum::extract::Query;
@@ -10,24 +8,62 @@ use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use babelcast_domain::error::{ErrorCode, Problem};
+use babelcast_domain::ids::SessionId;
 use babelcast_domain::record::SessionRecord;
 use babelcast_domain::subtitles::Format;
+use babelcast_domain::wire::TranscriptView;
+use headers::HeaderMapExt;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::auth::Caller;
 use super::error::Refusal;
+use super::etag::{is_known, tag_of};
 use super::sessions::Named;
 use super::{House, internal};
 
 /// As it stands in the address. The format is text here, so that a wrong one is answered with the right ones.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
+    /// Left out: the language of the speaker.
+    #[param(nullable = false, max_length = 35, example = "en")]
     language: Option<String>,
+    #[param(inline, value_type = Option<Format>, nullable = false)]
     format: Option<String>,
+    /// Where the session has one.
+    #[param(nullable = false)]
     access_code: Option<String>,
 }
 
+/// What was said
+///
+/// Every finished sentence so far, in any language that the session offers; one that nobody has heard is translated
+/// once, now.
+#[utoipa::path(
+    get,
+    path = "/sessions/{id}/transcript",
+    operation_id = "transcript",
+    tag = "everybody",
+    security((), ("bearer" = [])),
+    params(
+        ("id" = SessionId, Path),
+        Wanted,
+        ("If-None-Match" = Option<String>, Header, nullable = false, description = "The `ETag` of an earlier answer.")
+    ),
+    responses(
+        (status = 200, description = "As `format` says: JSON, plain text, SubRip or WebVTT.",
+            content((TranscriptView = "application/json"), (String = "text/plain"), (String = "application/x-subrip"),
+                (String = "text/vtt")),
+            headers(("ETag" = String), ("Cache-Control" = String),
+                ("Content-Disposition" = String, description = "A file's name, for all but JSON."))),
+        (status = 304, description = "As it was.", headers(("ETag" = String), ("Cache-Control" = String))),
+        (status = 400, description = "The language is not offered, or the query is not what is described here."),
+        (status = 403, description = "The transcript is the speaker's only, or needs the session's access code."),
+        (status = 404, description = "Unknown or expired (`details.status`)."),
+    )
+)]
 pub(super) async fn show(
     State(house): State<Arc<House>>,
     caller: Option<Caller>,
@@ -47,7 +83,7 @@ pub(super) async fn show(
     let lines = sessions.transcript(&record, &language).await?;
     let text = format.render(&record.session_id, &record.source_language, &language, &lines);
     // The same on every replica; it grows while the session is live, so a cache must ask each time.
-    let tag = tag_of(&text);
+    let tag = tag_of(text.as_bytes())?;
     let mut answer = if is_known(&headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -56,7 +92,7 @@ pub(super) async fn show(
     let value = |text: &str| HeaderValue::from_str(text).map_err(|_| internal());
     let shared = !record.private_transcript && record.access_code.is_none();
     let caching = if shared { "no-cache" } else { "private, no-cache" };
-    answer.headers_mut().insert(header::ETAG, value(&tag)?);
+    answer.headers_mut().typed_insert(tag);
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
     if format.is_file() && answer.status() == StatusCode::OK {
         let name = format!("attachment; filename=\"{}.{language}.{}\"", record.session_id, format.as_str());
@@ -78,24 +114,7 @@ fn may_read(record: &SessionRecord, caller: Option<&Caller>, code: Option<&str>)
             Some(_) => Problem::new(ErrorCode::Forbidden, "This transcript is the speaker's only"),
         });
     }
-    match &record.access_code {
-        Some(right) if !code.is_some_and(|code| right.is(code)) => {
-            Err(Problem::new(ErrorCode::Forbidden, "This session needs its access code: send it as `accessCode`"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn tag_of(text: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    format!("\"{:016x}-{:x}\"", hasher.finish(), text.len())
-}
-
-fn is_known(headers: &HeaderMap, tag: &str) -> bool {
-    let given = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let mut tags = given.flat_map(|list| list.split(',')).map(|one| one.trim().trim_start_matches("W/"));
-    tags.any(|one| one == tag || one == "*")
+    record.admits(code)
 }
 
 /// Serde's own sentence, which names the field, without axum's wrapping.

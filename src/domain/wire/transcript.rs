@@ -1,12 +1,13 @@
 //! What was said, as `GET /sessions/{id}/transcript` answers in JSON.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::SessionId;
 use crate::language::Language;
 
 /// Everything said so far, in one language, in the order of speech.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TranscriptView {
     pub session_id: SessionId,
@@ -15,7 +16,7 @@ pub struct TranscriptView {
     pub lines: Vec<TranscriptLine>,
 }
 
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TranscriptLine {
     /// As on the live captions.
