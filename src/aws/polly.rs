@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 use super::{Clients, Failure};
 
 /// Ten minutes of PCM, past which the service cuts what it speaks.
-const MAX_CLIP: usize = 600 * PCM_RATE as usize * 2;
-/// Samples a second of PCM clips: the most the service makes, and what the recogniser's side of the house uses too.
+const MAX_SOUND: usize = 600 * PCM_RATE as usize * 2;
+/// Samples a second of PCM: the most the service makes, and what the recogniser's side of the house uses too.
 pub const PCM_RATE: u32 = 16_000;
 /// Every engine makes MP3 of this rate; left to itself each has its own.
 const MP3_RATE: u32 = 24_000;
@@ -57,7 +57,7 @@ impl PollyError {
 
 /// One script, spoken.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Clip {
+pub struct Spoken {
     /// MP3 frames, an Ogg file with Opus in it, or 16-bit little-endian samples of one channel.
     pub audio: Bytes,
     pub format: AudioFormat,
@@ -67,9 +67,9 @@ pub struct Clip {
     pub characters: u64,
 }
 
-impl std::fmt::Debug for Clip {
+impl std::fmt::Debug for Spoken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Clip({:?}, {} Hz, {} bytes)", self.format, self.sample_rate, self.audio.len())
+        write!(f, "Spoken({:?}, {} Hz, {} bytes)", self.format, self.sample_rate, self.audio.len())
     }
 }
 
@@ -118,13 +118,13 @@ fn voice(described: &types::Voice) -> Option<Voice> {
 
 /// Has `script` spoken by the chosen voice, by the engine that the script was written for.
 ///
-/// Takes at most `polly_timeout_ms`, a second attempt included. A body that breaks off is no clip.
+/// Takes at most `polly_timeout_ms`, a second attempt included. A body that breaks off is an error: half a sentence is not played.
 pub async fn speak(
     clients: &Clients,
     script: &Script,
     choice: &Choice,
     format: AudioFormat,
-) -> Result<Clip, PollyError> {
+) -> Result<Spoken, PollyError> {
     let patience = clients.speech_patience;
     let deadline = Instant::now() + patience.all;
     let mut attempt = 1;
@@ -132,7 +132,7 @@ pub async fn speak(
         let until = deadline.min(Instant::now() + patience.attempt);
         let spoken = timeout_at(until, once(clients, script, choice, format)).await;
         let error = match spoken.unwrap_or(Err(PollyError::Timeout)) {
-            Ok(clip) => return Ok(clip),
+            Ok(spoken) => return Ok(spoken),
             Err(error) => error,
         };
         let pause = Duration::from_millis(rand::random_range(PAUSE_MS));
@@ -145,7 +145,7 @@ pub async fn speak(
     }
 }
 
-async fn once(clients: &Clients, script: &Script, choice: &Choice, format: AudioFormat) -> Result<Clip, PollyError> {
+async fn once(clients: &Clients, script: &Script, choice: &Choice, format: AudioFormat) -> Result<Spoken, PollyError> {
     let (output, sample_rate) = match format {
         AudioFormat::Mp3 => (types::OutputFormat::Mp3, MP3_RATE),
         AudioFormat::Opus => (types::OutputFormat::OggOpus, OPUS_RATE),
@@ -167,10 +167,10 @@ async fn once(clients: &Clients, script: &Script, choice: &Choice, format: Audio
     if audio.is_empty() || format == AudioFormat::Pcm && audio.len() % 2 != 0 {
         return Err(PollyError::Unavailable(format!("{} bytes are no sound", audio.len())));
     }
-    Ok(Clip { audio, format, sample_rate, characters })
+    Ok(Spoken { audio, format, sample_rate, characters })
 }
 
-/// The whole body, or an error: half a sentence is not played.
+/// The whole body, or an error.
 async fn collect(answer: SynthesizeSpeechOutput) -> Result<Bytes, PollyError> {
     let kind = answer.content_type().unwrap_or_default();
     if !kind.starts_with("audio/") {
@@ -181,8 +181,8 @@ async fn collect(answer: SynthesizeSpeechOutput) -> Result<Bytes, PollyError> {
     let mut audio = BytesMut::new();
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|error| PollyError::Unavailable(super::causes(&error)))?;
-        if audio.len() + piece.len() > MAX_CLIP {
-            return Err(PollyError::Unavailable(format!("more than {MAX_CLIP} bytes of sound")));
+        if audio.len() + piece.len() > MAX_SOUND {
+            return Err(PollyError::Unavailable(format!("more than {MAX_SOUND} bytes of sound")));
         }
         audio.extend_from_slice(&piece);
     }

@@ -24,7 +24,7 @@ pub struct Delivery {
 
 /// What a speaker's voice tells of their mood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Feeling {
+pub enum Emotion {
     Calm,
     Neutral,
     Happy,
@@ -41,18 +41,18 @@ impl Delivery {
     const VOLUME_DB: f32 = 6.0;
     const PITCH_PERCENT: f32 = 15.0;
 
-    /// `arousal` -1 (drowsy) to 1 (beside oneself), `confidence` in the feeling 0 to 1. Arousal is measured well, so it
+    /// `arousal` -1 (drowsy) to 1 (beside oneself), `confidence` in the emotion 0 to 1. Arousal is measured well, so it
     /// does most of the work; the feeling adds to it as far as it is sure.
-    pub fn of(feeling: Feeling, arousal: f32, confidence: f32) -> Delivery {
+    pub fn of(emotion: Emotion, arousal: f32, confidence: f32) -> Delivery {
         let arousal = within(arousal, (-1.0, 1.0), 0.0);
         let sure = within(confidence, (0.0, 1.0), 0.0);
-        let (rate, volume_db, pitch_percent) = match feeling {
-            Feeling::Neutral => (0.0, 0.0, 0.0),
-            Feeling::Calm => (-0.04, -1.0, -2.0),
-            Feeling::Happy => (0.02, 0.5, 4.0),
-            Feeling::Excited => (0.05, 1.0, 6.0),
-            Feeling::Sad => (-0.07, -1.5, -5.0),
-            Feeling::Angry => (0.02, 2.0, -2.0),
+        let (rate, volume_db, pitch_percent) = match emotion {
+            Emotion::Neutral => (0.0, 0.0, 0.0),
+            Emotion::Calm => (-0.04, -1.0, -2.0),
+            Emotion::Happy => (0.02, 0.5, 4.0),
+            Emotion::Excited => (0.05, 1.0, 6.0),
+            Emotion::Sad => (-0.07, -1.5, -5.0),
+            Emotion::Angry => (0.02, 2.0, -2.0),
         };
         Delivery {
             rate: 1.0 + 0.1 * arousal + rate * sure,
@@ -95,9 +95,9 @@ impl std::fmt::Debug for Script {
 /// The markup for `text`: one script as a rule, several in order when it is too long for one request, none when
 /// there is nothing to say in it (no letter and no digit).
 ///
-/// `hurry` is how much faster than the delivery the voice shall speak, 1 for not at all.
-pub fn scripts(text: &str, delivery: Delivery, hurry: f32, engine: Engine) -> Vec<Script> {
-    let manner = Manner::of(delivery, hurry, engine);
+/// `rate` is what the governor asks for, percent of the voice's own; the delivery's rate comes on top.
+pub fn scripts(text: &str, delivery: Delivery, rate: u16, engine: Engine) -> Vec<Script> {
+    let manner = Manner::of(delivery, rate, engine);
     let cleaned = clean(text);
     let spoken = pieces(&cleaned).into_iter().filter(|piece| piece.contains(char::is_alphanumeric));
     spoken.map(|piece| manner.script(piece, engine)).collect()
@@ -116,11 +116,11 @@ struct Pace {
 }
 
 impl Manner {
-    fn of(delivery: Delivery, hurry: f32, engine: Engine) -> Manner {
-        let rate = within(delivery.rate, Delivery::RATE, 1.0) * within(hurry, (0.2, 2.0), 1.0);
+    fn of(delivery: Delivery, rate: u16, engine: Engine) -> Manner {
+        let rate = within(delivery.rate, Delivery::RATE, 1.0) * f32::from(rate);
         let volume = within(delivery.volume_db, (-Delivery::VOLUME_DB, Delivery::VOLUME_DB), 0.0);
         // The service takes 20 to 200 %.
-        let rate_percent = ((rate * 100.0).round() as i32).clamp(20, 200);
+        let rate_percent = (rate.round() as i32).clamp(20, 200);
         let pace = Pace { rate_percent, volume_db: volume.round() as i32 };
         match engine {
             Engine::Standard => {
@@ -255,24 +255,24 @@ mod tests {
 
     use super::*;
 
-    const FEELINGS: [Feeling; 6] =
-        [Feeling::Calm, Feeling::Neutral, Feeling::Happy, Feeling::Excited, Feeling::Sad, Feeling::Angry];
+    const EMOTIONS: [Emotion; 6] =
+        [Emotion::Calm, Emotion::Neutral, Emotion::Happy, Emotion::Excited, Emotion::Sad, Emotion::Angry];
 
     #[test]
     fn a_plain_sentence_needs_no_prosody() {
-        assert_eq!(one("Hello you.", Delivery::PLAIN, 1.0, Engine::Neural), "<speak>Hello you.</speak>");
+        assert_eq!(one("Hello you.", Delivery::PLAIN, 100, Engine::Neural), "<speak>Hello you.</speak>");
     }
 
     #[test]
     fn only_the_standard_engine_is_told_a_pitch() {
         let delivery = Delivery { rate: 1.1, volume_db: -2.4, pitch_percent: 8.2 };
         assert_eq!(
-            one("Hi.", delivery, 1.0, Engine::Standard),
+            one("Hi.", delivery, 100, Engine::Standard),
             "<speak><prosody rate=\"110%\" volume=\"-2dB\" pitch=\"+8%\">Hi.</prosody></speak>"
         );
         for engine in [Engine::Neural, Engine::LongForm, Engine::Generative] {
             assert_eq!(
-                one("Hi.", delivery, 1.0, engine),
+                one("Hi.", delivery, 100, engine),
                 "<speak><prosody rate=\"110%\" volume=\"-2dB\">Hi.</prosody></speak>"
             );
         }
@@ -282,7 +282,7 @@ mod tests {
     fn a_text_never_becomes_markup() {
         let hostile = "</prosody></speak><speak>\u{0}& \"x\" 'y'\u{1b}[0m\n<break time=\"10s\"/>";
         assert_eq!(
-            one(hostile, Delivery::PLAIN, 1.0, Engine::Standard),
+            one(hostile, Delivery::PLAIN, 100, Engine::Standard),
             "<speak>&lt;/prosody&gt;&lt;/speak&gt;&lt;speak&gt;&amp; &quot;x&quot; &apos;y&apos;[0m \
              &lt;break time=&quot;10s&quot;/&gt;</speak>"
         );
@@ -291,55 +291,55 @@ mod tests {
     #[test]
     fn nothing_to_say_is_not_said() {
         for silent in ["", "  \n ", "...", "\u{0}\u{7}", "?!", "—", "\u{FFFE}"] {
-            assert_eq!(scripts(silent, Delivery::PLAIN, 1.0, Engine::Neural), [], "{silent:?}");
+            assert_eq!(scripts(silent, Delivery::PLAIN, 100, Engine::Neural), [], "{silent:?}");
         }
     }
 
     #[test]
-    fn hurry_comes_on_top_of_the_emotion_and_stays_within_the_services_limits() {
+    fn the_governors_rate_comes_on_top_of_the_emotion_and_stays_within_the_services_limits() {
         let sad = Delivery { rate: 0.9, ..Delivery::PLAIN };
-        assert!(one("Hi.", sad, 1.3, Engine::Neural).contains("rate=\"117%\""));
-        assert!(one("Hi.", sad, 90.0, Engine::Neural).contains("rate=\"180%\""));
-        assert!(one("Hi.", sad, -4.0, Engine::Neural).contains("rate=\"20%\""));
+        assert!(one("Hi.", sad, 130, Engine::Neural).contains("rate=\"117%\""));
+        assert!(one("Hi.", sad, 9_000, Engine::Neural).contains("rate=\"200%\""));
+        assert!(one("Hi.", sad, 0, Engine::Neural).contains("rate=\"20%\""));
         let odd = Delivery { rate: f32::NAN, volume_db: f32::INFINITY, pitch_percent: f32::NEG_INFINITY };
         assert_eq!(
-            one("Hi.", odd, f32::NAN, Engine::Standard),
+            one("Hi.", odd, 100, Engine::Standard),
             "<speak><prosody volume=\"+6dB\" pitch=\"-15%\">Hi.</prosody></speak>"
         );
     }
 
     #[test]
-    fn an_unsure_feeling_leaves_the_work_to_the_arousal() {
-        for feeling in FEELINGS {
-            assert_eq!(Delivery::of(feeling, 0.0, 0.0), Delivery::PLAIN);
-            let (tired, eager) = (Delivery::of(feeling, -1.0, 0.4), Delivery::of(feeling, 1.0, 0.4));
+    fn an_unsure_emotion_leaves_the_work_to_the_arousal() {
+        for emotion in EMOTIONS {
+            assert_eq!(Delivery::of(emotion, 0.0, 0.0), Delivery::PLAIN);
+            let (tired, eager) = (Delivery::of(emotion, -1.0, 0.4), Delivery::of(emotion, 1.0, 0.4));
             assert!(tired.rate < eager.rate && tired.volume_db < eager.volume_db);
         }
-        let (sad, glad) = (Delivery::of(Feeling::Sad, 0.0, 1.0), Delivery::of(Feeling::Happy, 0.0, 1.0));
+        let (sad, glad) = (Delivery::of(Emotion::Sad, 0.0, 1.0), Delivery::of(Emotion::Happy, 0.0, 1.0));
         assert!(sad.rate < 1.0 && sad.pitch_percent < 0.0 && glad.pitch_percent > 0.0);
-        assert_eq!(Delivery::of(Feeling::Sad, f32::NAN, f32::NAN), Delivery::PLAIN);
+        assert_eq!(Delivery::of(Emotion::Sad, f32::NAN, f32::NAN), Delivery::PLAIN);
     }
 
     #[test]
     fn a_long_text_is_cut_behind_sentences_then_words_then_anywhere() {
         let sentence = "So it goes on, and on. ";
-        let scripts = super::scripts(&sentence.repeat(400), Delivery::PLAIN, 1.0, Engine::Neural);
+        let scripts = super::scripts(&sentence.repeat(400), Delivery::PLAIN, 100, Engine::Neural);
         assert!(scripts.len() > 2);
         assert!(scripts.iter().all(|script| script.as_str().ends_with("and on.</speak>")));
 
-        let words = super::scripts(&"bla ".repeat(1_000), Delivery::PLAIN, 1.0, Engine::Neural);
+        let words = super::scripts(&"bla ".repeat(1_000), Delivery::PLAIN, 100, Engine::Neural);
         assert_eq!(words.iter().map(Script::characters).collect::<Vec<_>>(), [2_999, 999]);
 
-        let chinese = super::scripts(&"一句话。".repeat(1_000), Delivery::PLAIN, 1.0, Engine::Neural);
+        let chinese = super::scripts(&"一句话。".repeat(1_000), Delivery::PLAIN, 100, Engine::Neural);
         assert_eq!(chinese.iter().map(Script::characters).collect::<Vec<_>>(), [3_000, 1_000]);
 
-        let solid = super::scripts(&"&a".repeat(1_000), Delivery::PLAIN, 1.0, Engine::Neural);
+        let solid = super::scripts(&"&a".repeat(1_000), Delivery::PLAIN, 100, Engine::Neural);
         assert_eq!(solid.iter().map(Script::characters).collect::<Vec<_>>(), [1_000, 1_000]);
     }
 
     #[test]
     fn debug_does_not_show_what_is_spoken() {
-        let scripts = scripts("A secret.", Delivery::PLAIN, 1.0, Engine::Neural);
+        let scripts = scripts("A secret.", Delivery::PLAIN, 100, Engine::Neural);
         assert_eq!(format!("{scripts:?}"), "[Script(9 characters, neural)]");
     }
 
@@ -347,18 +347,18 @@ mod tests {
         #[test]
         fn every_word_of_any_text_is_spoken_once_and_in_order(text in "\\PC{0,200}", copies in 1_usize..40) {
             let text = format!("a{text} ").repeat(copies);
-            let scripts = scripts(&text, Delivery::PLAIN, 1.0, Engine::Standard);
+            let scripts = scripts(&text, Delivery::PLAIN, 100, Engine::Standard);
             let spoken: String = scripts.iter().flat_map(|script| text_of(script.as_str())).collect();
             let squeeze = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
             prop_assert_eq!(squeeze(&spoken), squeeze(&text));
         }
 
         #[test]
-        fn no_script_is_longer_than_the_service_takes(text in ".{0,300}", copies in 1_usize..30, rate: f32, db: f32, pitch: f32, hurry: f32) {
+        fn no_script_is_longer_than_the_service_takes(text in ".{0,300}", copies in 1_usize..30, rate: f32, db: f32, pitch: f32, percent: u16) {
             let text = text.repeat(copies);
             let delivery = Delivery { rate, volume_db: db, pitch_percent: pitch };
             for engine in Engine::ALL {
-                for script in scripts(&text, delivery, hurry, engine) {
+                for script in scripts(&text, delivery, percent, engine) {
                     prop_assert!(script.as_str().chars().count() <= 6_000);
                     prop_assert!((1..=MAX_CHARACTERS).contains(&script.characters()));
                     prop_assert!(engine == Engine::Standard || !script.as_str().contains(" pitch=\""));
@@ -367,8 +367,8 @@ mod tests {
         }
     }
 
-    fn one(text: &str, delivery: Delivery, hurry: f32, engine: Engine) -> String {
-        let scripts = scripts(text, delivery, hurry, engine);
+    fn one(text: &str, delivery: Delivery, rate: u16, engine: Engine) -> String {
+        let scripts = scripts(text, delivery, rate, engine);
         assert_eq!(scripts.len(), 1);
         scripts[0].as_str().to_owned()
     }

@@ -84,9 +84,10 @@ impl Espeak {
 
     pub async fn speak(&self, voice: &Voice, language: &str, speech: &Speech) -> Result<Sound, EngineError> {
         let code = self.own_code(language).ok_or_else(|| failed("no such language"))?;
+        // Of its variants those that the recogniser here understands best.
         let variant = match voice.gender {
             Gender::Female => "f2",
-            Gender::Male => "m3",
+            Gender::Male => "m5",
         };
         let name = format!("{code}+{variant}");
         let spoken = async {

@@ -9,8 +9,9 @@ use local_cloud::engine::pocketsphinx::PocketSphinx;
 use local_cloud::engine::{Engine, EngineError};
 use local_cloud::transcribe::Settings;
 use local_cloud::wer::word_errors;
+use local_cloud::{LocalCloud, StartError, polly};
 
-use crate::harness::{Said, Server, Talk, serve};
+use crate::harness::{Said, Server, Talk, http, serve};
 
 /// A server with the real engine; None, with the reason printed, where the engine is not installed.
 async fn real() -> Option<Server> {
@@ -116,6 +117,32 @@ async fn a_vocabulary_made_from_the_script_brings_the_words_out() {
     let said = talk.run(&pcm).await;
     let errors = word_errors(&text, &said.text());
     assert!(errors.rate() <= 0.2, "{errors:?}: {}", said.text());
+}
+
+/// What local-cloud's Polly says, local-cloud's Transcribe understands: the sound is the text.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_spoken_here_is_understood_here() {
+    let Some(server) = real().await else { return };
+    let settings =
+        local_cloud::Settings { polly: Some(polly::Settings::default()), ..local_cloud::Settings::default() };
+    let cloud = match LocalCloud::start(settings).await {
+        Ok(cloud) => cloud,
+        Err(StartError::Polly(error @ polly::EngineError::NotInstalled(_))) => return eprintln!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+    };
+    let (_, text) = reading(0..0, 0..4);
+    let body = serde_json::json!({ "VocabularyName": "said", "LanguageCode": "en-US", "Phrases": [text] });
+    assert_eq!(server.transcribe.json_rpc("CreateVocabulary", body.to_string().as_bytes()).status().as_u16(), 200);
+    let order = serde_json::json!({
+        "Text": text, "VoiceId": "Joanna", "Engine": "neural", "OutputFormat": "pcm", "SampleRate": "16000",
+    });
+    let spoken = http().post(format!("{}/v1/speech", cloud.http_url())).json(&order).send().await.unwrap();
+    assert_eq!(spoken.status(), 200);
+    let pcm = spoken.bytes().await.unwrap();
+    let pcm: Vec<i16> = pcm.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
+    let said = Talk::open(server.request().vocabulary_name("said")).await.unwrap().run(&pcm).await;
+    let errors = word_errors(&text, &said.text());
+    assert!(errors.rate() <= 0.25, "{errors:?}: {}", said.text());
 }
 
 #[tokio::test]
