@@ -6,10 +6,10 @@ use babelcast::cli::speaker::SpeakerClient;
 use babelcast::web::Token;
 use babelcast_domain::wire::CreateSession;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use url::Url;
 
-use crate::house::Words;
+use crate::house::{House, Words};
 use crate::{Failed, quantile};
 
 #[derive(Debug)]
@@ -22,8 +22,13 @@ pub struct Births {
     pub idle_per_second: f64,
 }
 
+/// How long sessions may take to be gone after the last was ended.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Every speaker of the house creates and ends, one session after the other.
-pub async fn run(words: &Words, time: Duration) -> Result<Births, Failed> {
+pub async fn run(house: &mut House, time: Duration) -> Result<Births, Failed> {
+    let before = house.inventory()?;
+    let words: &Words = &house.words;
     let url = Url::parse(&format!("http://{}", words.address))?;
     let clients = words.tokens.iter().map(|token| Ok(SpeakerClient::new(url.clone(), Token::new(token))?));
     let clients = clients.collect::<Result<Vec<_>, Failed>>()?;
@@ -60,8 +65,18 @@ pub async fn run(words: &Words, time: Duration) -> Result<Births, Failed> {
         failed += wrong.len();
         done += right;
     }
+    let speakers = words.tokens.len();
+    let left = loop {
+        let now = house.inventory()?;
+        let left = (now.sessions - before.sessions).max(now.channels - before.channels);
+        if left == 0 || Instant::now() > end + PATIENCE {
+            break left;
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    failed += left;
     let per_second = done as f64 / begun.elapsed().as_secs_f64();
-    let idle_per_second = idle(&url, words.tokens.len(), time / 4).await?;
+    let idle_per_second = idle(&url, speakers, time / 4).await?;
     Ok(Births { per_second, failed, create_ms: [0.5, 0.99].map(|share| quantile(&create_ms, share)), idle_per_second })
 }
 

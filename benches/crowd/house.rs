@@ -1,5 +1,5 @@
 //! The server under test as a process of its own, and this process's way to it: a line of JSON from it when it is open,
-//! then one for every line it is sent, telling its memory. It ends with its input.
+//! then one for every line it is sent, telling what is in it. It ends with its input.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use babelcast::cli::local::Stack;
 use babelcast::cli::speaker::SpeakerClient;
 use babelcast::config::Settings;
+use babelcast::live::Limits;
+use babelcast::web::LimitSettings;
 use babelcast_domain::wire::CreateSession;
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -53,11 +55,14 @@ pub struct Words {
     pub tokens: Vec<String>,
 }
 
-/// Bytes.
+/// What there is in it now.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Memory {
+pub struct Inventory {
+    /// Bytes, as the kernel counts them and as the program does.
     pub resident: f64,
     pub allocated: f64,
+    pub sessions: usize,
+    pub channels: usize,
 }
 
 pub struct House {
@@ -81,8 +86,8 @@ impl House {
         Ok(House { child, input, output, words })
     }
 
-    pub fn memory(&mut self) -> Result<Memory, Failed> {
-        self.input.write_all(b"memory\n")?;
+    pub fn inventory(&mut self) -> Result<Inventory, Failed> {
+        self.input.write_all(b"inventory\n")?;
         self.input.flush()?;
         Ok(serde_json::from_str(&line(&mut self.output)?)?)
     }
@@ -136,6 +141,8 @@ pub async fn run(kind: Kind) -> Result<(), Failed> {
 async fn full() -> Result<(), Failed> {
     let mut settings = Settings::load(None)?;
     settings.web.bind = ([127, 0, 0, 1], 0).into();
+    settings.web.limits = LimitSettings::OFF;
+    settings.live.limits = Limits::OFF;
     settings.live.sessions_per_speaker = 1_000;
     let cloud = local_cloud::Settings { plain_signaling: true, ..local_cloud::Settings::default() };
     let stack = Stack::start(cloud, settings).await?;
@@ -143,7 +150,8 @@ async fn full() -> Result<(), Failed> {
     let session = client.create(&CreateSession::new("en")).await?.session_id.to_string();
     let token = |n: usize| Ok(stack.token(&format!("speaker-{n}"))?.reveal().to_owned());
     let tokens = (0..SPEAKERS).map(token).collect::<Result<_, Failed>>()?;
-    answer(&Words { address: stack.app.local_addr(), session, tokens })?;
+    let words = Words { address: stack.app.local_addr(), session, tokens };
+    answer(&words, || (stack.app.sessions.live_count(), stack.cloud.kvs().channel_names().len()))?;
     stack.stop(Duration::from_secs(5)).await;
     Ok(())
 }
@@ -156,7 +164,7 @@ async fn plain<F: Future<Output = ()> + Send + 'static>(serve: fn(TcpStream) -> 
             tokio::spawn(serve(stream));
         }
     });
-    answer(&Words { address, session: String::new(), tokens: Vec::new() })?;
+    answer(&Words { address, session: String::new(), tokens: Vec::new() }, || (0, 0))?;
     accepting.abort();
     Ok(())
 }
@@ -174,9 +182,9 @@ async fn wait(mut stream: TcpStream) {
     let _ = stream.read_u8().await;
 }
 
-/// Says what is to be known of the house, then its memory whenever it is asked. Waits on the main thread, which is none
+/// Says what is to be known of the house, then what is in it whenever it is asked. Waits on the main thread, which is none
 /// of the server's.
-fn answer(words: &Words) -> Result<(), Failed> {
+fn answer(words: &Words, count: impl Fn() -> (usize, usize)) -> Result<(), Failed> {
     println!("{}", serde_json::to_string(words)?);
     for asked in std::io::stdin().lines() {
         asked?;
@@ -184,7 +192,9 @@ fn answer(words: &Words) -> Result<(), Failed> {
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let resident = resident.and_then(|line| line.split_whitespace().next()).ok_or("the kernel does not say")?;
         let resident = resident.parse::<f64>()? * 1024.0;
-        println!("{}", serde_json::to_string(&Memory { resident, allocated: allocated::bytes() as f64 })?);
+        let (sessions, channels) = count();
+        let allocated = allocated::bytes() as f64;
+        println!("{}", serde_json::to_string(&Inventory { resident, allocated, sessions, channels })?);
     }
     Ok(())
 }

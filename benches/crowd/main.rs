@@ -5,8 +5,9 @@
 //! share the machine's cores with it. Numbers are medians of the rounds, each beside its goal and a floor: the same with
 //! nothing done in it. All over loopback, against local services, with the store in memory and limits per address off.
 //!
-//! - *births*: 32 speakers create a session by HTTP, see that the answer is 201, end it, and begin anew, for ten
-//!   seconds. Beside it: as many times two requests that do nothing, by the same clients through the same doors.
+//! - *births*: 32 speakers create a session by HTTP, end it, and begin anew, for ten seconds; the time counts until the
+//!   last session and its channel are gone. Beside it: pairs of requests that do nothing, by as many clients through the
+//!   same doors.
 //! - *idle*: 10,000 listeners in five languages join one session at 2,000 a second and are left alone. Memory of the
 //!   server's process when they sit, less what it was before the first of them; as the kernel counts it (resident) and as
 //!   the program does (allocated). The kernel's own buffers are in neither. Beside it: a task that waits at a TCP stream.
@@ -102,8 +103,7 @@ fn birth_rows(options: &Options) -> Result<Vec<Row>, Failed> {
     let mut rounds = Vec::new();
     for round in 1..=options.rounds {
         eprintln!("births: round {round} of {}", options.rounds);
-        let house = House::start(Kind::Full)?;
-        let births = clients.block_on(births::run(&house.words, BIRTHS_FOR))?;
+        let births = clients.block_on(births::run(&mut House::start(Kind::Full)?, BIRTHS_FOR))?;
         eprintln!("  {births:.1?}");
         rounds.push(births);
     }
@@ -132,7 +132,7 @@ fn birth_rows(options: &Options) -> Result<Vec<Row>, Failed> {
             of(|births| births.failed as f64),
             Some(Goal::AtMost(0.0)),
             None,
-            "anything but 201, 204 and, after the round, nothing left behind",
+            "anything but 201 and 204, and sessions or channels that are left behind",
         ),
         row(
             "creation, p50",
@@ -154,11 +154,11 @@ fn idle_rows(options: &Options) -> Result<Vec<Row>, Failed> {
         for (kind, found) in [(Kind::Full, &mut ours), (Kind::Bare, &mut bare)] {
             eprintln!("idle: round {round} of {}, {kind:?}", options.rounds);
             let mut house = House::start(kind)?;
-            let before = house.memory()?;
+            let before = house.inventory()?;
             let visits = clients.block_on(visit::all(&house.words, kind, options.listeners, over));
             visits.nobody_missing()?;
             std::thread::sleep(Duration::from_secs(2));
-            let after = house.memory()?;
+            let after = house.inventory()?;
             let each = |before: f64, after: f64| (after - before) / options.listeners as f64 / 1024.0;
             let each = (each(before.resident, after.resident), each(before.allocated, after.allocated));
             eprintln!("  resident {:.2} KiB, allocated {:.2} KiB each", each.0, each.1);

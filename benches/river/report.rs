@@ -49,7 +49,13 @@ impl Row {
     }
 
     fn floor(&self) -> String {
-        let ratio = |value: f64| self.floor.map(|(floor, name)| format!("{:.1} x {name} ({floor:.2})", value / floor));
+        let ratio = |value: f64| {
+            let (floor, name) = self.floor?;
+            Some(match value / floor {
+                small if small < 0.1 => format!("1/{:.0} of {name} ({floor:.2})", floor / value),
+                times => format!("{times:.1} x {name} ({floor:.2})"),
+            })
+        };
         self.value.and_then(ratio).unwrap_or_default()
     }
 }

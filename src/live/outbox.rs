@@ -12,7 +12,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Durable events waiting for one socket: minutes of speech, far more than a socket that works ever has.
-pub const MAX_EVENTS: usize = 256;
+pub const MAX_EVENTS: usize = 512;
+/// Of these, what a resuming listener may be sent again at once: the rest is for what happens meanwhile. Whoever missed
+/// more is told that it cannot be made good, because it would be cut as too slow, come back, and be cut again.
+pub const MAX_REPLAY: usize = 448;
 /// Bytes waiting for one socket.
 pub const MAX_BYTES: usize = 1 << 20;
 

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use babelcast::cli::client::Wish;
+use babelcast::web::LimitSettings;
 use babelcast_domain::counts::Count;
 use babelcast_domain::ids::SessionId;
 use babelcast_domain::wire::{CaptionMode, Envelope, Resume, ServerMessage};
 use futures_util::StreamExt;
 use local_cloud::translate::{self, EngineSettings, Scripted};
+use serde_json::json;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -287,4 +289,37 @@ async fn follow(seated: &mut Seated, texts: &mut Vec<String>) {
             _ => {}
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_missed_more_than_a_queue_holds_is_told_so_and_not_cut_for_it() {
+    let house = House::open_with(|settings, _| settings.web.limits = LimitSettings::OFF).await;
+    let id = house.session().await;
+    let mut listener = house.listener(&id, "es").await;
+    let token = Some(house.stack.token("ana").unwrap());
+    let mut knob = Seated::join(&Wish { token, ..house.wish(&id, "en") }).await;
+    let mut turns = 0_u32;
+    for (missed, resumes) in [(400, true), (600, false)] {
+        let place = listener.place();
+        drop(listener);
+        let last = turns + missed;
+        while turns < last {
+            turns += 1;
+            knob.listener.ask("setVolume", json!({ "volume": f64::from(turns) / 2_000.0 })).await.unwrap();
+            // One by one, so that the speaker's own queue stays short.
+            knob.until(|message| matches!(message, ServerMessage::BroadcastState(_)).then_some(())).await;
+        }
+        listener = Seated::join(&Wish { resume: Some(place), ..house.wish(&id, "es") }).await;
+        assert_eq!(listener.joined.resumed, resumes, "{missed} events");
+        if resumes {
+            for _ in 0..missed {
+                listener.next().await;
+            }
+        }
+        assert_eq!(listener.joined.broadcast_state.volume, turns as f32 / 2_000.0);
+    }
+    knob.listener.ask("setVolume", json!({ "volume": 1.0 })).await.unwrap();
+    listener.until(|message| matches!(message, ServerMessage::BroadcastState(_)).then_some(())).await;
+    assert_eq!(house.stack.app.counts.get(Count::ListenersTooSlow), 0);
+    house.close().await;
 }
