@@ -37,7 +37,7 @@ use super::settings::Settings;
 const PAGE: usize = 50;
 /// How long an actor may take to answer a door.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long the last lines may take to reach the store when the process ends.
+/// How long at most the last lines may take to reach the store when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(3);
 /// An answer of the store to a probe counts for so long.
 const PING_LASTS: Duration = Duration::from_secs(1);
@@ -314,9 +314,7 @@ impl Sessions {
         let hand_over = self.store.is_durable();
         let commands: Vec<_> = self.live().values().map(|handle| handle.commands.clone()).collect();
         let gone = async {
-            for commands in commands {
-                commands.send(Command::GoAway { hand_over }).await.ok();
-            }
+            join_all(commands.iter().map(|commands| commands.send(Command::GoAway { hand_over }))).await;
             loop {
                 let emptied = self.emptied.notified();
                 if self.live().is_empty() {
@@ -325,11 +323,12 @@ impl Sessions {
                 emptied.await;
             }
         };
-        if tokio::time::timeout(within, gone).await.is_err() {
+        let last_lines = LAST_LINES.min(within / 4);
+        if tokio::time::timeout(within - last_lines, gone).await.is_err() {
             tracing::warn!(sessions = self.live_count(), "sessions did not end in time and are dropped");
         }
         self.cut();
-        self.library.close(LAST_LINES).await;
+        self.library.close(last_lines).await;
     }
 
     /// Ends every task of every session here and now, as a crash would.
