@@ -17,6 +17,7 @@ use babelcast_domain::wire::{
 use futures_util::future::join_all;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -76,6 +77,8 @@ pub struct Sessions {
     live: Mutex<BTreeMap<SessionId, Handle>>,
     adopting: Mutex<BTreeSet<SessionId>>,
     pub(super) adopted: Notify,
+    /// Records that may have been written without a session.
+    undoing: Mutex<JoinSet<()>>,
     pinged: tokio::sync::Mutex<Option<(Instant, bool)>>,
     pub(super) emptied: Notify,
 }
@@ -105,6 +108,7 @@ impl Sessions {
             live: Mutex::default(),
             adopting: Mutex::default(),
             adopted: Notify::new(),
+            undoing: Mutex::default(),
             pinged: tokio::sync::Mutex::default(),
             emptied: Notify::new(),
         })
@@ -336,6 +340,7 @@ impl Sessions {
         // Out of the lock: what ends with a task may ask for it.
         let live = std::mem::take(&mut *self.live());
         drop(live);
+        self.undoing().abort_all();
     }
 
     pub fn now(&self) -> UnixMs {
@@ -437,6 +442,10 @@ impl Sessions {
         self.counts.one(Count::StoreErrors);
         tracing::error!(%error, "the store failed");
         Problem::upstream("store")
+    }
+
+    pub(super) fn undoing(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.undoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn adopting(&self) -> MutexGuard<'_, BTreeSet<SessionId>> {
