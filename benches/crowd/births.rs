@@ -20,6 +20,8 @@ pub struct Births {
     pub create_ms: [f64; 2],
     /// Pairs of requests that do nothing.
     pub idle_per_second: f64,
+    /// Bytes that stay allocated for each session that is over.
+    pub left: f64,
 }
 
 /// How long sessions may take to be gone after the last was ended.
@@ -66,18 +68,19 @@ pub async fn run(house: &mut House, time: Duration) -> Result<Births, Failed> {
         done += right;
     }
     let speakers = words.tokens.len();
-    let left = loop {
+    let after = loop {
         let now = house.inventory()?;
-        let left = (now.sessions - before.sessions).max(now.channels - before.channels);
-        if left == 0 || Instant::now() > end + PATIENCE {
-            break left;
+        if (now.sessions, now.channels) == (before.sessions, before.channels) || Instant::now() > end + PATIENCE {
+            break now;
         }
         sleep(Duration::from_millis(20)).await;
     };
-    failed += left;
+    failed += (after.sessions - before.sessions).max(after.channels - before.channels);
     let per_second = done as f64 / begun.elapsed().as_secs_f64();
     let idle_per_second = idle(&url, speakers, time / 4).await?;
-    Ok(Births { per_second, failed, create_ms: [0.5, 0.99].map(|share| quantile(&create_ms, share)), idle_per_second })
+    let left = (house.inventory()?.allocated - before.allocated) / done as f64;
+    let create_ms = [0.5, 0.99].map(|share| quantile(&create_ms, share));
+    Ok(Births { per_second, failed, create_ms, idle_per_second, left })
 }
 
 /// As many clients, each asking twice in a turn for what costs the server nothing.

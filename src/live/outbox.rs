@@ -87,13 +87,17 @@ impl Outbox {
         if queue.close.is_some() {
             return Pushed::Closed;
         }
+        let held = queue.bytes;
         // The newest waiting items are at the back; a partial of this segment is among the last few.
         let waiting = queue.items.iter_mut().rev().take(8).find(|item| item.partial_of.as_ref() == Some(segment));
         let pushed = if let Some(item) = waiting {
-            let before = std::mem::replace(&mut item.text, text);
-            item.queued = Instant::now();
-            let now = item.text.len();
-            queue.bytes = queue.bytes + now - before.len();
+            let bytes = held - item.text.len() + text.len();
+            // One too long for what room there is changes nothing: the older stays, and the final is owed anyway.
+            if bytes <= MAX_BYTES {
+                item.text = text;
+                item.queued = Instant::now();
+                queue.bytes = bytes;
+            }
             Pushed::Conflated
         } else {
             queue.push(Item { partial_of: Some(Arc::clone(segment)), text, queued: Instant::now() })

@@ -162,6 +162,7 @@ pub(super) fn router(house: &Arc<House>) -> Router {
         })
         .layer(from_fn_with_state(Arc::clone(house), limits::guard))
         .layer(from_fn_with_state(Arc::clone(house), access::catch_panic))
+        .layer(from_fn(access::bound_head))
         .layer(cors)
         .layer(from_fn(access::log))
         .with_state(Arc::clone(house))
@@ -221,7 +222,9 @@ impl Service<Request<Incoming>> for Desk {
 async fn serve(stream: TcpStream, peer: Peer, router: Router, house: Arc<House>) {
     let _ = stream.set_nodelay(true);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(house.settings.timeouts.header).max_buf_size(32 << 10);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(house.settings.timeouts.header)
+        .max_buf_size(2 * access::HEAD_BYTES);
     let desk = Desk { router: TowerToHyperService::new(router), peer };
     // WebSockets look at their own clock; this one is a little slower, so that theirs tells why.
     let stream = Impatient::new(stream, house.settings.timeouts.write + Duration::from_secs(1));
