@@ -12,6 +12,7 @@ mod quota;
 mod request;
 mod sound;
 pub mod ssml;
+mod tags;
 pub mod voices;
 
 #[cfg(test)]
