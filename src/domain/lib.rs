@@ -6,6 +6,7 @@
 pub mod audience;
 pub mod audio;
 pub mod counts;
+pub mod emotion;
 pub mod error;
 pub mod feed;
 pub mod ids;
@@ -13,6 +14,7 @@ pub mod language;
 pub mod ledger;
 pub mod limits;
 pub mod line;
+pub mod prosody;
 pub mod quality;
 pub mod record;
 pub mod seldom;
