@@ -131,6 +131,21 @@ pub fn measure(clips: &[Clip], line: Line) -> Result<(Vec<Measure>, f64), Failed
     Ok((measures, now.as_millis() as f64 / 1e3))
 }
 
+/// A recording in pieces of four seconds, each measured.
+pub fn pieces(path: &Path) -> Result<Vec<Measure>, Failed> {
+    let mut prosody = Prosody::default();
+    let mut measures = Vec::new();
+    for (number, samples) in at_our_rate(path)?.chunks_exact(4 * SAMPLE_RATE as usize).enumerate() {
+        let at = MediaTime::from_samples((number * samples.len()) as u64);
+        for (packet, samples) in samples.chunks(PACKET).enumerate() {
+            let at = at + MediaTime::from_samples((packet * PACKET) as u64);
+            prosody.push(&PcmFrame { at, samples: samples.to_vec(), origin: Origin::Received });
+        }
+        measures.push(prosody.over(at, at + MediaTime::from_millis(4_000)));
+    }
+    Ok(measures)
+}
+
 pub fn at_our_rate(path: &Path) -> Result<Vec<i16>, Failed> {
     let recording = Recording::read(path)?;
     if recording.rate != SAMPLE_RATE {

@@ -16,7 +16,7 @@ mod train;
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use babelcast_domain::emotion::{Feeling, Judge, SHIPPED, Scores, Weights};
 use babelcast_domain::prosody::Measure;
@@ -85,8 +85,9 @@ fn main() -> Result<(), Failed> {
     if !train::same(&all, &SHIPPED) {
         return Err("the shipped weights are not those of benches/emotion/emodb.csv: ./dev eval emotion --train".into());
     }
+    let data = shared_data();
     if recordings.is_empty() {
-        recordings.push(PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/emotion")));
+        recordings.push(data.join("emotion"));
     }
     let clips = corpus::find(&recordings)?;
     let mut speakers: Vec<&str> = rows.iter().map(|row| row.speaker.as_str()).collect();
@@ -107,6 +108,7 @@ fn main() -> Result<(), Failed> {
     text += &report::confusion(&clean);
     text += &report::said(&clean);
     text += &report::confidence(&clean);
+    text += &report::ordinary(&ordinary(&data.join("long"))?);
     text += &cost::table(&clips)?;
     println!("{text}");
     if write {
@@ -114,6 +116,27 @@ fn main() -> Result<(), Failed> {
         eprintln!("written: docs/EMOTION.md");
     }
     Ok(())
+}
+
+/// Beside the project's folder or, in a work tree, further up.
+fn shared_data() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let found = here.ancestors().map(|above| above.join("shared/data")).find(|data| data.is_dir());
+    found.unwrap_or_else(|| here.join("../shared/data"))
+}
+
+/// The verdicts on every four seconds of people who read a book.
+fn ordinary(folder: &Path) -> Result<Vec<Feeling>, Failed> {
+    let mut feelings = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(feelings) };
+    for path in entries.map(|entry| entry.map(|entry| entry.path())) {
+        let path = path?;
+        if path.extension().is_some_and(|it| it == "wav") {
+            let mut judge = Judge::default();
+            feelings.extend(corpus::pieces(&path)?.iter().map(|measure| judge.feel(measure)));
+        }
+    }
+    Ok(feelings)
 }
 
 /// One measure a clip, in the clips' order.

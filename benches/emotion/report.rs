@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use babelcast_domain::emotion::{Emotion, Scores};
+use babelcast_domain::emotion::{Emotion, Feeling, Scores};
 use babelcast_domain::prosody::Measure;
 
 use crate::corpus::{Clip, Corpus, Line};
 use crate::{Acquaintance, FOUR, Failed, Verdict, high_arousal};
 
 const MARK: &str = "<!-- below: ./dev eval emotion --write -->\n";
+
+const WORDS: [Emotion; 6] =
+    [Emotion::Calm, Emotion::Neutral, Emotion::Happy, Emotion::Excited, Emotion::Sad, Emotion::Angry];
 
 /// Truth and guess, as numbers of classes.
 type Guess = Option<(usize, usize)>;
@@ -114,7 +117,6 @@ pub fn confusion(verdicts: &[Verdict<'_>]) -> String {
 
 /// What a listener is told, for every feeling that was acted.
 pub fn said(verdicts: &[Verdict<'_>]) -> String {
-    let words = [Emotion::Calm, Emotion::Neutral, Emotion::Happy, Emotion::Excited, Emotion::Sad, Emotion::Angry];
     let mut text = String::from(
         "\n### What is sent (both corpora, clean, what came before), % of the row\n\n| acted | calm | neutral | happy | excited | sad | angry | mean arousal |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
     );
@@ -123,7 +125,7 @@ pub fn said(verdicts: &[Verdict<'_>]) -> String {
     for (truth, own) in by_truth {
         let share =
             |of: &dyn Fn(&Verdict<'_>) -> f64| own.iter().map(|verdict| of(verdict)).sum::<f64>() / own.len() as f64;
-        let shares = words.map(|word| {
+        let shares = WORDS.map(|word| {
             format!("{:.0}", 100.0 * share(&|verdict| f64::from(u8::from(verdict.feeling.emotion == word))))
         });
         let mean = share(&|verdict| f64::from(verdict.feeling.arousal.unwrap_or_default()));
@@ -164,6 +166,19 @@ pub fn confidence(verdicts: &[Verdict<'_>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What is sent where nobody acted.
+pub fn ordinary(feelings: &[Feeling]) -> String {
+    let many = feelings.len().max(1) as f64;
+    let share =
+        |of: &dyn Fn(&Feeling) -> bool| 100.0 * feelings.iter().filter(|feeling| of(feeling)).count() as f64 / many;
+    let shares = WORDS.map(|word| format!("{:.0}", share(&|feeling| feeling.emotion == word)));
+    let mean = feelings.iter().map(|feeling| f64::from(feeling.arousal.unwrap_or_default())).sum::<f64>() / many;
+    format!(
+        "\n### What is sent of ordinary reading ({many:.0} pieces of 4 s), %\n\n| calm | neutral | happy | excited | sad | angry | mean arousal |\n|--:|--:|--:|--:|--:|--:|--:|\n| {} | {mean:+.2} |\n",
+        shares.join(" | ")
+    )
 }
 
 /// Puts the tables behind the mark in docs/EMOTION.md.

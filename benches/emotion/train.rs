@@ -88,7 +88,9 @@ pub fn train(rows: &[Row]) -> Weights {
         let scaled = |row: &Row| std::array::from_fn(|i| if i < FEATURES { off(row, i) / spread[i] } else { 1.0 });
         rows.iter().filter_map(|row| Some((scaled(row), class(row)?))).collect()
     };
-    let [low, high] = fit(&examples(&|row| high_arousal(row.emotion).map(usize::from)));
+    let mut stirred = examples(&|row| high_arousal(row.emotion).map(usize::from));
+    stirred.iter_mut().for_each(|(features, _)| features[FEATURES] = 0.0);
+    let [low, high] = fit(&stirred);
     let classes = fit(&examples(&|row| crate::FOUR.iter().position(|emotion| *emotion == row.emotion)));
     Weights {
         usual,
@@ -98,7 +100,7 @@ pub fn train(rows: &[Row]) -> Weights {
     }
 }
 
-/// Multinomial logistic regression with a penalty on all but the bias.
+/// Multinomial logistic regression with a penalty on all but the bias, which is the last feature and 1 (or 0 for none).
 fn fit<const N: usize>(examples: &[([f64; FEATURES + 1], usize)]) -> [[f64; FEATURES + 1]; N] {
     let many = |class: usize| examples.iter().filter(|(_, own)| *own == class).count().max(1) as f64;
     let weight: [f64; N] = std::array::from_fn(|class| TRUST * examples.len() as f64 / (N as f64 * many(class)));
@@ -129,7 +131,7 @@ pub fn write(weights: &Weights) -> Result<(), Failed> {
         format!("[{}]", numbers.join(", "))
     };
     let mut text = String::from(
-        "//! Made by `./dev eval emotion --train` from benches/emotion/emodb.csv. Features: pitch, spread, slope, tilt, centroid,\n//! clarity; then the bias.\n\nuse super::Weights;\n\npub const SHIPPED: Weights = Weights {\n",
+        "//! Made by `./dev eval emotion --train` from benches/emotion/emodb.csv. Features: pitch, spread, slope, tilt, centroid,\n//! clarity; for the\n//! classes then the bias.\n\nuse super::Weights;\n\npub const SHIPPED: Weights = Weights {\n",
     );
     for (name, row) in [("usual", &weights.usual[..]), ("spread", &weights.spread), ("arousal", &weights.arousal)] {
         writeln!(text, "    {name}: {},", numbers(row))?;

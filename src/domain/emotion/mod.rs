@@ -34,6 +34,9 @@ const FARTHEST: f32 = 4.0;
 /// No feature of a real measure is so large.
 const NONSENSE: f32 = 1e4;
 
+/// In a talk neutral is this much more common beside each of the others than among acted recordings.
+const COMMON: f32 = 3.0;
+
 /// From here on a category is said, and the two of one arousal together.
 const CLEAR: f32 = 0.5;
 const TOGETHER: f32 = 0.7;
@@ -67,9 +70,9 @@ pub struct Weights {
     pub usual: [f32; FEATURES],
     /// How much a speaker's utterances differ, as a standard deviation.
     pub spread: [f32; FEATURES],
-    /// For high against low arousal: one weight a feature, then the bias.
-    pub arousal: [f32; FEATURES + 1],
-    /// For each of [`CLASSES`].
+    /// For high against low arousal. There is no bias: how somebody usually sounds is neither.
+    pub arousal: [f32; FEATURES],
+    /// For each of [`CLASSES`]: one weight a feature, then the bias.
     pub classes: [[f32; FEATURES + 1]; 4],
 }
 
@@ -79,10 +82,12 @@ pub const CLASSES: [Emotion; 4] = [Emotion::Angry, Emotion::Happy, Emotion::Neut
 /// What the judges say of one utterance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scores {
-    /// -1 to 1.
+    /// -1 to 1; nearer to 0 the less there is to trust.
     pub arousal: f32,
-    /// Shares of [`CLASSES`], which sum to 1; nearly even where little was heard.
+    /// Shares of [`CLASSES`], which sum to 1, if all were equally common.
     pub classes: [f32; 4],
+    /// How much was heard of the utterance and of the speaker: 0 for nothing, towards 1.
+    pub trust: f32,
 }
 
 /// Judges one speaker's utterances, and learns how that speaker usually sounds.
@@ -125,12 +130,9 @@ impl Judge {
         let off: [f32; FEATURES] = std::array::from_fn(|i| {
             ((voice[i] - self.usual[i]) / weights.spread[i].max(1e-6)).clamp(-FARTHEST, FARTHEST)
         });
-        let stirred = 1.0 / (1.0 + (-linear(&weights.arousal, &off)).exp());
-        let classes = softmax(weights.classes.map(|weights| linear(&weights, &off)));
-        Some(Scores {
-            arousal: trust * (2.0 * stirred - 1.0),
-            classes: classes.map(|class| trust * class + (1.0 - trust) / classes.len() as f32),
-        })
+        let stirred = 1.0 / (1.0 + (-dot(&weights.arousal, &off)).exp());
+        let classes = weights.classes.map(|weights| weights[FEATURES] + dot(&weights, &off));
+        Some(Scores { arousal: trust * (2.0 * stirred - 1.0), classes: softmax(classes), trust })
     }
 
     fn get_used_to(&mut self, voice: &[f32; FEATURES], seconds: f32) {
@@ -146,10 +148,13 @@ impl Scores {
     /// One word for it: a clear category; else, where only the arousal is clear, excited or calm; else neutral.
     pub fn feeling(&self) -> Feeling {
         let [angry, happy, neutral, sad] = self.classes;
-        let best = (0..CLASSES.len()).max_by(|&a, &b| self.classes[a].total_cmp(&self.classes[b])).unwrap_or(2);
+        let all = angry + happy + COMMON * neutral + sad;
+        let shares = [angry, happy, COMMON * neutral, sad].map(|share| self.trust * share / all);
+        let [angry, happy, neutral, sad] = shares;
+        let best = (0..CLASSES.len()).max_by(|&a, &b| shares[a].total_cmp(&shares[b])).unwrap_or(2);
         let (emotion, confidence) = match CLASSES[best] {
             Emotion::Neutral if neutral >= CLEAR && self.arousal < -0.5 => (Emotion::Calm, neutral),
-            clear if self.classes[best] >= CLEAR => (clear, self.classes[best]),
+            clear if shares[best] >= CLEAR => (clear, shares[best]),
             _ if angry + happy >= TOGETHER => (Emotion::Excited, angry + happy),
             _ if neutral + sad >= TOGETHER => (Emotion::Calm, neutral + sad),
             _ => (Emotion::Neutral, neutral),
@@ -163,8 +168,8 @@ fn share(value: f32, half: f32) -> f32 {
     value / (value + half)
 }
 
-fn linear(weights: &[f32; FEATURES + 1], features: &[f32; FEATURES]) -> f32 {
-    weights[FEATURES] + weights.iter().zip(features).map(|(weight, feature)| weight * feature).sum::<f32>()
+fn dot(weights: &[f32], features: &[f32; FEATURES]) -> f32 {
+    weights.iter().zip(features).map(|(weight, feature)| weight * feature).sum()
 }
 
 fn softmax(values: [f32; 4]) -> [f32; 4] {
