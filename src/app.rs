@@ -63,8 +63,7 @@ impl App {
         let counts = Arc::new(Counts::default());
         let web = settings.web.clone();
         let (sessions, catalogue) = sessions(store, settings, extra_root, &counts).await?;
-        let doors =
-            Doors::open(web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new()).await?;
+        let doors = Doors::open(web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new())?;
         let _sweeping = sessions.keep_sweeping();
         let _cut = Cut(Arc::clone(&sessions));
         Ok(App { sessions, counts, doors, _sweeping, _cut })
@@ -109,6 +108,9 @@ async fn sessions(
     };
     if !store.is_durable() {
         tracing::info!("records live in this process only: its sessions end with it");
+    }
+    if let Err(error) = store.ping().await {
+        tracing::error!(%error, "the store does not answer; this server is not ready until it does");
     }
     let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(counts));
     Ok((sessions, catalogue))

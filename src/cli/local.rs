@@ -180,7 +180,7 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
 
 /// Everybody on a developer's machine has the same address, and pages come from any port of it: only guesses are
 /// limited, as everywhere, and what one socket may send.
-fn for_one_machine(settings: &mut Settings) {
+pub fn for_one_machine(settings: &mut Settings) {
     let limits = &mut settings.web.limits;
     *limits = LimitSettings {
         guesses_per_minute: limits.guesses_per_minute,

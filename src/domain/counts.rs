@@ -74,6 +74,13 @@ counts! {
     TranslationsSkipped => "translations_skipped",
     CharactersTranslated => "characters_translated",
     CaptionsUntranslated => "captions_untranslated",
+    // transcript
+    /// Lines translated because somebody asked for them later.
+    LinesTranslated => "lines_translated",
+    LinesSaved => "lines_saved",
+    /// Lines that could not be saved, and that the bound of the book or the end of the process has thrown away.
+    LinesLost => "lines_lost",
+    TranscriptsRefused => "transcripts_refused",
     // listeners
     ListenersJoined => "listeners_joined",
     ListenersLeft => "listeners_left",

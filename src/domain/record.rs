@@ -1,6 +1,7 @@
 //! The stored shape of a session: the one place that owns attribute names.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::{ErrorCode, Problem};
 use crate::ids::{AccessCode, NodeId, SessionId, SpeakerId};
@@ -8,7 +9,7 @@ use crate::language::Language;
 use crate::time::UnixMs;
 
 /// The only state field there is. `Ended` is final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Active,
@@ -34,7 +35,8 @@ impl Status {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Why a session is over: its speaker ended it, its time ran out, no media came for too long, or we failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EndReason {
     Speaker,
@@ -43,7 +45,7 @@ pub enum EndReason {
     Failed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum QualityTier {
     /// Translate committed clauses and finals.
@@ -54,7 +56,7 @@ pub enum QualityTier {
 }
 
 /// The MASTER's signaling endpoints.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SignalingEndpoints {
     #[serde(rename = "WSS")]
     pub wss: String,

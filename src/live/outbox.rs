@@ -12,7 +12,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Durable events waiting for one socket: minutes of speech, far more than a socket that works ever has.
-pub const MAX_EVENTS: usize = 256;
+pub const MAX_EVENTS: usize = 512;
+/// Of these, what a resuming listener may be sent again at once: the rest is for what happens meanwhile. Whoever missed
+/// more is told that it cannot be made good, because it would be cut as too slow, come back, and be cut again.
+pub const MAX_REPLAY: usize = 448;
 /// Bytes waiting for one socket.
 pub const MAX_BYTES: usize = 1 << 20;
 
@@ -91,7 +94,7 @@ impl Outbox {
             item.queued = Instant::now();
             let now = item.text.len();
             queue.bytes = queue.bytes + now - before.len();
-            Pushed::Conflated
+            if queue.bytes > MAX_BYTES { queue.cut() } else { Pushed::Conflated }
         } else {
             queue.push(Item { partial_of: Some(Arc::clone(segment)), text, queued: Instant::now() })
         };
@@ -147,15 +150,19 @@ impl OutboxReader {
 impl Queue {
     fn push(&mut self, item: Item) -> Pushed {
         if self.items.len() >= MAX_EVENTS || self.bytes + item.text.len() > MAX_BYTES {
-            // What waits is not worth sending any more: the listener resumes from its last seq.
-            self.items = VecDeque::new();
-            self.bytes = 0;
-            self.close = Some((4408, "too slow"));
-            return Pushed::TooSlow;
+            return self.cut();
         }
         self.bytes += item.text.len();
         self.items.push_back(item);
         Pushed::Queued
+    }
+
+    /// What waits is not worth sending any more: the listener resumes from its last seq.
+    fn cut(&mut self) -> Pushed {
+        self.items = VecDeque::new();
+        self.bytes = 0;
+        self.close = Some((4408, "too slow"));
+        Pushed::TooSlow
     }
 
     fn take(&mut self) -> Option<(Delivery, Instant)> {

@@ -25,6 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::aws::Clients;
 use crate::store::Presence;
 
+use super::anteroom::Anteroom;
+use super::book::Pen;
 use super::clock::Clock;
 use super::ear::EarEvent;
 use super::fanout::Fanout;
@@ -165,6 +167,8 @@ pub struct Actor {
     pub _scribe: AbortOnDropHandle<()>,
     pub fanout: Fanout,
     pub log: Log,
+    pub pen: Pen,
+    pub anteroom: Anteroom,
     pub stats: Stats,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
@@ -205,11 +209,10 @@ impl Actor {
                     Some(KeeperEvent::Lost) => { self.lost(); None }
                     None => { self.keeper_lives = false; self.died("keeper") }
                 },
-                command = self.commands.recv() => match command {
-                    Some(command) => self.obey_command(command),
-                    None => Some(Input::End(EndReason::Failed)),
-                },
+                // None: the registry has dropped us and this task is about to end; the session itself goes on elsewhere.
+                Some(command) = self.commands.recv() => self.obey_command(command),
                 () = self.departures.notified() => None,
+                () = self.anteroom.stirred() => None,
                 () = at(deadline) => Some(Input::Tick),
             };
             let mut inputs: VecDeque<Input> = input.into_iter().collect();
@@ -221,6 +224,7 @@ impl Actor {
             for input in inputs {
                 self.handle(input);
             }
+            self.seat_ready();
             self.publish();
             if let Some(gone) = self.finished {
                 match gone {
@@ -275,8 +279,12 @@ impl Actor {
 
     fn append(&mut self, to: &To, message: &ServerMessage) {
         let now = self.clock.now();
+        if matches!(message, ServerMessage::SessionEnded { .. }) {
+            self.seat_everyone();
+        }
         if let ServerMessage::Transcription(caption) = message {
             self.stats.shown(caption, now.wall);
+            self.pen.write(caption, self.session.translating(), Instant::now());
         }
         let languages = match to {
             To::Everyone => self.log.languages(),
@@ -330,7 +338,8 @@ impl Actor {
         self.finished = Some(Gone::Lost);
     }
 
-    pub(super) fn go_away(&self, reason: &str) {
+    pub(super) fn go_away(&mut self, reason: &str) {
+        self.seat_everyone();
         let message = ServerMessage::GoAway { reason: reason.to_owned(), reconnect_within_ms: 5_000 };
         self.fanout.tell(None, self.clock.now().wall, message);
     }
@@ -361,6 +370,11 @@ impl Actor {
         match event {
             EarEvent::Up { at } => Some(Input::MediaUp { at }),
             EarEvent::Lost { reason } => Some(Input::MediaLost { reason }),
+            EarEvent::Quality(report) => {
+                let message = self.stats.audio_quality(report);
+                self.fanout.tell_speaker(self.clock.now().wall, message);
+                None
+            }
             EarEvent::Level(level) => {
                 self.snapshot.send_modify(|snapshot| snapshot.level = Some(level));
                 None

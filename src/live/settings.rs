@@ -7,6 +7,7 @@ use babelcast_domain::signaling::CandidatePolicy;
 use serde::{Deserialize, Deserializer};
 
 use super::admission::Limits;
+use super::library::Transcripts;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,6 +32,7 @@ pub struct Settings {
     pub local_candidates: bool,
     pub recogniser: Patience,
     pub limits: Limits,
+    pub transcripts: Transcripts,
     pub lease: Lease,
     /// Between two looks for channels and records that nobody owns any more; 0: never.
     #[serde(rename = "sweep_every_ms", deserialize_with = "millis")]
@@ -102,6 +104,7 @@ impl Default for Settings {
             local_candidates: false,
             recogniser: Patience::default(),
             limits: Limits::default(),
+            transcripts: Transcripts::default(),
             lease: Lease::default(),
             sweep_every: Duration::from_secs(5 * 60),
         }
@@ -163,6 +166,6 @@ impl Settings {
     }
 }
 
-fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_millis)
 }

@@ -11,7 +11,8 @@ use babelcast_domain::session::Input;
 use babelcast_domain::wire::{ChangeLanguage, Role, ServerMessage, SessionJoined};
 use tokio::sync::oneshot;
 
-use super::outbox::outbox;
+use super::anteroom::Answer;
+use super::outbox::{MAX_REPLAY, outbox};
 use super::seat::Seat;
 use super::session::{Actor, Command, Control, JoinRequest};
 
@@ -29,11 +30,13 @@ impl Actor {
                 None
             }
             Command::ReportStatus { listener, request_id } => {
+                self.seat_now(listener);
                 let message = ServerMessage::SessionStatus(self.session.status_view());
                 self.fanout.answer(listener, self.clock.now().wall, None, request_id, message);
                 None
             }
             Command::SetPlayback { listener, wanted } => {
+                self.seat_now(listener);
                 self.fanout.set_playback(listener, wanted);
                 None
             }
@@ -100,7 +103,7 @@ impl Actor {
             }
         }
         self.handle(Input::Joined { listener, language: language.clone(), role: request.role });
-        self.welcome(listener, &language, request);
+        self.answer_with_history(listener, language, Answer::Joined(request));
         let seat = Seat::new(
             listener,
             reader,
@@ -113,9 +116,10 @@ impl Actor {
     }
 
     /// `sessionJoined`, then what a resuming listener has missed.
-    fn welcome(&mut self, listener: ListenerId, language: &Language, request: JoinRequest) {
+    pub(super) fn welcome(&mut self, listener: ListenerId, language: &Language, request: JoinRequest) {
         let now = self.clock.now();
         let missed = request.resume.and_then(|resume| self.log.since(language, resume.epoch, resume.seq));
+        let missed = missed.filter(|missed| missed.len() <= MAX_REPLAY);
         let resumed = missed.is_some();
         let seq = request.resume.filter(|_| resumed).map_or(self.log.last_seq(language), |resume| resume.seq);
         let joined = SessionJoined {
@@ -130,10 +134,11 @@ impl Actor {
             audio: request.audio,
             epoch: self.log.epoch(),
             resumed,
-            history: if resumed { Vec::new() } else { self.log.history(language, now.mono) },
+            history: if resumed { Vec::new() } else { self.history(language) },
             broadcast_state: self.session.broadcast(),
         };
         let message = ServerMessage::SessionJoined(Box::new(joined));
+        self.fanout.seat(listener);
         self.fanout.answer(listener, now.wall, Some(seq), request.request_id, message);
         for entry in missed.into_iter().flatten() {
             self.fanout.answer(listener, now.wall, Some(entry.seq), None, entry.message);
@@ -144,20 +149,31 @@ impl Actor {
         &mut self,
         listener: ListenerId,
         wanted: &ChangeLanguage,
-        request: Option<String>,
+        request_id: Option<String>,
     ) -> Result<(), Problem> {
-        let (language, voice) = self.admitted_change(listener, wanted)?;
+        let (language, audio_language) = self.admitted_change(listener, wanted)?;
+        self.seat_now(listener);
         self.log.open(&language);
-        self.fanout.change_language(listener, language.clone());
         self.handle(Input::LanguageChanged { listener, language: language.clone() });
-        let now = self.clock.now();
+        self.answer_with_history(listener, language, Answer::Changed { request_id, audio_language });
+        Ok(())
+    }
+
+    pub(super) fn language_changed(
+        &mut self,
+        listener: ListenerId,
+        language: &Language,
+        audio_language: Option<Language>,
+        request: Option<String>,
+    ) {
+        self.fanout.change_language(listener, language.clone());
         let message = ServerMessage::LanguageChanged {
             target_language: language.clone(),
-            audio_language: voice,
-            history: self.log.history(&language, now.mono),
+            audio_language,
+            history: self.history(language),
             epoch: self.log.epoch(),
         };
-        self.fanout.answer(listener, now.wall, Some(self.log.last_seq(&language)), request, message);
-        Ok(())
+        let (wall, seq) = (self.clock.now().wall, self.log.last_seq(language));
+        self.fanout.answer(listener, wall, Some(seq), request, message);
     }
 }

@@ -189,6 +189,9 @@ pub(super) struct Tokens {
 /// What is read of a token. `exp` as `f64`, because some issuers write fractions.
 #[derive(Deserialize)]
 struct Claims {
+    /// One issuer: the library would take a list of them if ours is among it.
+    #[serde(rename = "iss")]
+    _iss: String,
     sub: String,
     exp: f64,
     #[serde(default)]

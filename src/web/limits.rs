@@ -1,8 +1,6 @@
 //! How much one address, one connection and all together may ask.
 //!
-//! Token buckets are own code rather than the `governor` crate: guesses are charged after the fact, which needs a look
-//! into a bucket without taking from it, and the number of addresses remembered must have a bound. A bucket is one
-//! instant: when it will be full again.
+//! The number of addresses remembered has a bound: a flood from more of them shares one bucket.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,7 +8,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, Shutdown};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
@@ -18,16 +16,16 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::{ErrorCode, Problem};
+use babelcast_domain::rate::{Bucket, Rate};
 use babelcast_domain::seldom::Seldom;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use super::error::{Refusal, Refused};
 use super::{House, wall};
 
-/// Addresses remembered at once. A flood from more of them shares one bucket.
+/// Addresses remembered at once.
 const ADDRESSES: usize = 1 << 16;
 /// Said to a connection there is no room for, before it has said anything.
 const NO_ROOM: &[u8] =
@@ -115,59 +113,6 @@ pub(super) struct Place {
     connection: Option<Arc<Place>>,
 }
 
-/// One more every `period`, `burst` of them at once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rate {
-    period: Duration,
-    burst: u32,
-}
-
-impl Rate {
-    fn new(count: u32, within: Duration, burst: u32) -> Option<Rate> {
-        (count > 0).then(|| Rate { period: within / count, burst: burst.max(1) })
-    }
-
-    /// What a full bucket holds, as time.
-    pub fn brim(self) -> Duration {
-        self.period * self.burst
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
-    full_at: Instant,
-}
-
-impl Bucket {
-    pub fn full(now: Instant) -> Self {
-        Bucket { full_at: now }
-    }
-
-    /// Takes one whether there is one or not, and says how far it then is overdrawn.
-    pub fn charge(&mut self, rate: Rate, now: Instant) -> Duration {
-        // Twice the brim is as deep as it gets: whoever stops is forgiven in foreseeable time.
-        self.full_at = (self.full_at.max(now) + rate.period).min(now + rate.brim() * 2);
-        self.full_at.duration_since(now).saturating_sub(rate.brim())
-    }
-
-    /// Takes one if there is one; else how long until there is.
-    fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
-        match self.wait(rate, now) {
-            Some(wait) => Err(wait),
-            None => {
-                self.charge(rate, now);
-                Ok(())
-            }
-        }
-    }
-
-    /// How long until there is one; `None` when there is.
-    fn wait(&self, rate: Rate, now: Instant) -> Option<Duration> {
-        let after = self.full_at.saturating_duration_since(now) + rate.period;
-        after.checked_sub(rate.brim()).filter(|wait| !wait.is_zero())
-    }
-}
-
 /// A bucket for each of many, of whom at most [`ADDRESSES`] are remembered.
 struct Buckets<K> {
     rate: Option<Rate>,
@@ -192,7 +137,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     fn charge(&self, key: K, now: Instant) {
-        self.with(key, now, Bucket::charge);
+        self.with(key, now, Bucket::charge).unwrap_or_default();
     }
 
     fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
@@ -212,7 +157,7 @@ impl<K: Eq + Hash> Known<K> {
     fn bucket(&mut self, key: K, now: Instant) -> &mut Bucket {
         if self.of.len() >= ADDRESSES && now.duration_since(self.swept_at) >= Duration::from_secs(1) {
             self.swept_at = now;
-            self.of.retain(|_, bucket| bucket.full_at > now);
+            self.of.retain(|_, bucket| !bucket.is_full(now));
         }
         if self.of.len() >= ADDRESSES && !self.of.contains_key(&key) {
             return &mut self.crowd;
@@ -364,6 +309,11 @@ impl Limits {
         let lists = headers.get_all("x-forwarded-for").iter().rev();
         let mut entries = lists.flat_map(|list| list.to_str().unwrap_or_default().rsplit(','));
         entries.nth(from_the_right).and_then(ip).map_or(peer.address, Address::of)
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     fn connected(&self) -> MutexGuard<'_, HashMap<Address, usize>> {

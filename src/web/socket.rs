@@ -14,7 +14,8 @@ use babelcast_domain::ids::SessionId;
 use babelcast_domain::record::EndReason;
 use babelcast_domain::time::UnixMs;
 use babelcast_domain::wire::{
-    Action, Authenticate, ClientMessage, CreateSession, Envelope, JoinSession, Role, ServerMessage, SessionView,
+    Action, Authenticate, CaptionMode, ClientMessage, CreateSession, Envelope, JoinSession, Role, ServerMessage,
+    SessionView,
 };
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -33,14 +34,39 @@ use crate::live::{Control, Delivery, JoinRequest, Seat};
 /// How soon clients should be elsewhere when the server stops.
 const RECONNECT_WITHIN_MS: u64 = 5_000;
 
+/// Captions, live
+///
+/// A WebSocket; its messages are in `/asyncapi.json`. The upgrade succeeds for every well-formed request, and a refusal
+/// is an `error` message and a close code, because browsers cannot read an HTTP status.
+#[utoipa::path(
+    get,
+    path = "/ws",
+    operation_id = "openSocket",
+    tag = "everybody",
+    params(
+        ("sessionId" = Option<SessionId>, Query, nullable = false, description = "Joins at once, without `joinSession`."),
+        ("targetLanguage" = Option<String>, Query, nullable = false),
+        ("captions" = inline(Option<CaptionMode>), Query, nullable = false),
+        ("epoch" = Option<u64>, Query, nullable = false, description = "With `seq`: where the listener left off."),
+        ("seq" = Option<u64>, Query, nullable = false),
+        ("accessCode" = Option<String>, Query, nullable = false, description = "Where the session has one."),
+        ("token" = Option<String>, Query, nullable = false, description = "For clients that can send no \
+            `Authorization` header; `bearer.<token>` beside the subprotocol `babelcast.v1` serves as well."),
+    ),
+    responses(
+        (status = 101, description = "The WebSocket is open."),
+        (status = 426, description = "The request is no WebSocket upgrade.",
+            headers(("Upgrade" = String), ("Sec-WebSocket-Version" = String))),
+    )
+)]
 pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> Result<Response, Refusal> {
     let arrival = Arrival::read(&house, &request)?;
     let (max_message_bytes, rate) = (house.settings.max_message_bytes, house.limits.messages());
     let (visited, address, place) = (Arc::clone(&house), arrival.address, Arc::clone(&arrival.place));
-    line::answer(&house, request, max_message_bytes, rate, move |line| async move {
+    line::answer(&house, request, max_message_bytes, rate, move |line| {
         let stop = visited.stop.child_token();
-        let visit = Visit { house: visited, line, stop, address, joined: None, _place: place };
-        visit.run(arrival).await;
+        let visit = Box::new(Visit { house: visited, line, stop, address, joined: None, _place: place });
+        visit.run(arrival)
     })
 }
 
@@ -137,7 +163,8 @@ impl From<End> for Over {
 }
 
 impl Visit {
-    async fn run(mut self, arrival: Box<Arrival>) {
+    /// Boxed, because the arguments of an async function are in its future twice.
+    async fn run(mut self: Box<Self>, arrival: Box<Arrival>) {
         // Boxed: what is needed once, or seldom, is not carried by the task of every listener for hours.
         let over = match Box::pin(self.enter(arrival)).await {
             Ok(()) => self.stay().await,
@@ -147,7 +174,7 @@ impl Visit {
             match over {
                 // A goodbye on purpose frees the seat at once; a cut one may come back and resume.
                 Over::Ended(End::Left | End::Silent | End::TooSlow) => drop(joined.seat),
-                _ => joined.seat.leave().await,
+                _ => Box::pin(joined.seat.leave()).await,
             }
         }
         if matches!(over, Over::Ended(End::Flood)) {
@@ -231,7 +258,7 @@ impl Visit {
         join: JoinSession,
         request_id: Option<String>,
     ) -> Result<Joined, Problem> {
-        self.house.limits.join(self.address, Instant::now())?;
+        self.house.limits.join(self.address, Instant::now().into_std())?;
         let JoinSession { session_id, target_language, captions, audio, audio_format: _, access_code, resume } = join;
         let sessions = Arc::clone(&self.house.sessions);
         let speaker = match caller {
@@ -254,7 +281,7 @@ impl Visit {
     /// Guesses are charged; who makes too many learns nothing from the last one either.
     fn missed(&self, problem: Problem) -> Problem {
         if is_guess(&problem) {
-            self.house.limits.guessed(self.address, Instant::now());
+            self.house.limits.guessed(self.address, Instant::now().into_std());
         }
         problem
     }
@@ -281,7 +308,7 @@ impl Visit {
                 delivery = seat.next() => self.deliver(delivery).await,
                 heard = self.line.hear() => Box::pin(self.handle(heard)).await,
                 due = speaking::due(speaker.as_deref_mut()) => Box::pin(self.renew(due)).await,
-                () = self.stop.cancelled() => return self.go_away().await,
+                () = self.stop.cancelled() => return Box::pin(self.go_away()).await,
             };
             if let Err(over) = done {
                 return over;

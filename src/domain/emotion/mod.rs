@@ -9,6 +9,7 @@ mod tests;
 mod weights;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::prosody::{Measure, Voice};
 pub use weights::SHIPPED;
@@ -41,7 +42,7 @@ const COMMON: f32 = 3.0;
 const CLEAR: f32 = 0.5;
 const TOGETHER: f32 = 0.7;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Emotion {
     Calm,

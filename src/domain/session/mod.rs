@@ -111,13 +111,7 @@ impl Session {
 
     /// The language a listener means, or a problem that lists what is offered. Absent: the source language.
     pub fn resolve(&self, asked: Option<&str>) -> Result<Language, Problem> {
-        let Some(asked) = asked else { return Ok(self.source.clone()) };
-        let allowed = self.allowed.as_deref();
-        let found = Language::parse(asked).ok().and_then(|asked| self.catalogue.resolve(&asked, &self.source, allowed));
-        found.ok_or_else(|| {
-            let asked: String = asked.chars().filter(|c| !c.is_control()).take(35).collect();
-            Problem::unsupported_language(&asked, &self.catalogue.offered(&self.source, allowed))
-        })
+        self.catalogue.choose(asked, &self.source, self.allowed.as_deref())
     }
 
     pub fn source(&self) -> &Language {

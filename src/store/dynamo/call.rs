@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
-use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{self, ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
@@ -64,7 +64,9 @@ pub(super) fn configured(sdk: config::Builder, settings: &Settings, attempts: u3
         .with_max_attempts(attempts.max(1))
         .with_initial_backoff(FIRST_PAUSE)
         .with_max_backoff(LONGEST_PAUSE);
-    let sdk = sdk.timeout_config(timeouts.build()).retry_config(retries);
+    // The budget of retries is this deployment's own: when it is used up in an outage, each request is tried once.
+    let budget = RetryPartition::new(format!("store {}", settings.table_prefix));
+    let sdk = sdk.timeout_config(timeouts.build()).retry_config(retries).retry_partition(budget);
     match &settings.endpoint_url {
         Some(url) => sdk.endpoint_url(url).build(),
         None => sdk.build(),
@@ -135,6 +137,8 @@ where
                     "DynamoDB denies access to {table} ({code}: {}); see docs/OPERATIONS.md for what is needed",
                     printable(message)
                 )),
+                // No name of an error: not an answer of DynamoDB's at all.
+                "" => unavailable(format!("unreadable answer of DynamoDB: {}", causes(error))),
                 code => unavailable(format!("DynamoDB refused: {code}: {}", printable(message))),
             }
         }

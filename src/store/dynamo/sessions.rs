@@ -332,7 +332,173 @@ impl Rewrite {
         let clause = |word: &str, parts: &[String]| {
             if parts.is_empty() { String::new() } else { format!("{word} {} ", parts.join(", ")) }
         };
-        let update = clause("SET", &set) + &clause("REMOVE", &remove);
+        let update = (clause("SET", &set) + &clause("REMOVE", &remove)).trim_end().to_owned();
         Some(Rewrite { update, condition: condition.join(" AND "), names, values })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use babelcast_domain::ids::AccessCode;
+    use babelcast_domain::language::Language;
+    use babelcast_domain::record::{Edit, EndReason, QualityTier, SignalingEndpoints};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> SessionRecord {
+        SessionRecord {
+            session_id: SessionId::parse("calm-river-1").unwrap(),
+            speaker_id: SpeakerId::new("ana"),
+            title: Some("A talk".into()),
+            source_language: Language::parse("en").unwrap(),
+            target_languages: None,
+            quality_tier: QualityTier::Standard,
+            status: Status::Active,
+            end_reason: None,
+            speaker_kvs_connected: true,
+            kvs_channel_arn: "arn".into(),
+            kvs_channel_name: "session-calm-river-1".into(),
+            kvs_signaling_endpoints: SignalingEndpoints { wss: "wss://m".into(), https: "https://r".into() },
+            kvs_stream_name: None,
+            glossary: None,
+            vocabulary: None,
+            access_code: Some(AccessCode::parse("tulip").unwrap()),
+            private_transcript: false,
+            created_at: UnixMs(1_000),
+            updated_at: UnixMs(1_000),
+            expires_at: 90_000,
+            first_audio_at: None,
+            version: 1,
+            lease_owner: None,
+            lease_until: None,
+            fence: 0,
+        }
+    }
+
+    /// Whether each of the four witnesses is an attribute of the record; a renamed one would always be absent.
+    #[test]
+    fn the_names_in_expressions_are_those_of_the_record() {
+        let mut leased = record();
+        rules::lease(&mut leased, UnixMs(1), &NodeId::new("a"), UnixMs(9)).unwrap();
+        let item = to_item(&leased).unwrap();
+        for name in WITNESSES.into_iter().chain([SESSION_ID, "speakerId", "createdAt", "expiresAt", "status"]) {
+            assert!(item.contains_key(name), "{name}");
+        }
+        let definitions = crate::store::tables::tables("").unwrap();
+        let sessions = definitions.iter().find(|table| table.name == "sessions").unwrap();
+        let keys = sessions.key_attributes(&sessions.indexes).into_iter().map(|attribute| &attribute.name);
+        let carried = sessions.indexes.iter().flat_map(|index| &index.include);
+        for name in keys.chain(carried).chain(&sessions.ttl) {
+            assert!(item.contains_key(name), "{name}");
+        }
+        assert_eq!(sessions.indexes[0].name, BY_SPEAKER);
+    }
+
+    #[test]
+    fn a_record_and_its_item_are_the_same() {
+        let full = record();
+        assert_eq!(from_item::<SessionRecord>(to_item(&full).unwrap()).unwrap(), full);
+        let mut newer = to_item(&full).unwrap();
+        newer.insert("ofTheNextVersion".to_owned(), text("x"));
+        assert_eq!(from_item::<SessionRecord>(newer).unwrap(), full, "what is not known yet is left out");
+        let mut broken = to_item(&full).unwrap();
+        broken.insert("status".to_owned(), text("isActive"));
+        assert!(matches!(from_item::<SessionRecord>(broken), Err(StoreError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_write_names_what_differs_and_all_that_must_not_have_changed() {
+        let before = record();
+        let mut after = before.clone();
+        after.apply(UnixMs(2_000), &Change::Edited(Edit { title: Some(None), ..Edit::default() })).unwrap();
+        let rewrite = Rewrite::of(&to_item(&before).unwrap(), &to_item(&after).unwrap()).unwrap();
+        assert_eq!(rewrite.update, "SET #updatedAt = :updatedAt, #version = :version REMOVE #title");
+        assert_eq!(
+            rewrite.condition,
+            "attribute_exists(#sessionId) AND #version = :was_version AND #fence = :was_fence \
+             AND attribute_not_exists(#leaseOwner) AND attribute_not_exists(#leaseUntil)"
+        );
+        assert!(Rewrite::of(&to_item(&before).unwrap(), &to_item(&before).unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_change_is_known_again_though_the_lease_was_renewed_since_and_not_when_it_is_another() {
+        let mut before = record();
+        rules::lease(&mut before, UnixMs(1), &NodeId::new("a"), UnixMs(9)).unwrap();
+        let mut after = before.clone();
+        after.apply(UnixMs(5), &Change::Paused(true)).unwrap();
+        let mut renewed = after.clone();
+        rules::renew(&mut renewed, &NodeId::new("a"), 1, UnixMs(99)).unwrap();
+        assert!(shows(&renewed, &before, &after));
+        // Somebody else's change of the same version.
+        let mut other = before.clone();
+        other.apply(UnixMs(5), &Change::Paused(false)).unwrap();
+        assert!(!shows(&other, &before, &after));
+        assert!(!shows(&before, &before, &after));
+        // A lease is known though the record was changed since, and not when another node has it.
+        let mut leased = before.clone();
+        rules::lease(&mut leased, UnixMs(2), &NodeId::new("a"), UnixMs(50)).unwrap();
+        let mut changed = leased.clone();
+        changed.apply(UnixMs(6), &Change::KvsConnected(false)).unwrap();
+        assert!(shows(&changed, &before, &leased));
+        let mut theirs = before.clone();
+        rules::lease(&mut theirs, UnixMs(20), &NodeId::new("b"), UnixMs(50)).unwrap();
+        assert!(!shows(&theirs, &before, &leased));
+    }
+
+    /// Carries out what an update expression says.
+    fn carry_out(rewrite: &Rewrite, item: &Item) -> Item {
+        let mut item = item.clone();
+        let (set, remove) = rewrite.update.split_once("REMOVE ").unwrap_or((&rewrite.update, ""));
+        for part in set.trim_start_matches("SET ").split(',').filter(|part| !part.trim().is_empty()) {
+            let (name, value) = part.trim().split_once(" = ").unwrap();
+            item.insert(rewrite.names[name].clone(), rewrite.values[value].clone());
+        }
+        for name in remove.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            item.remove(&rewrite.names[name]);
+        }
+        item
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let reasons = [EndReason::Speaker, EndReason::Expired, EndReason::Abandoned, EndReason::Failed];
+        let titles = proptest::option::of(proptest::option::of(".{0,20}"));
+        let targets = proptest::option::of(proptest::option::of(proptest::collection::vec(
+            proptest::sample::select(vec!["es", "fr", "zh-TW"]).prop_map(|code| Language::parse(code).unwrap()),
+            0..3,
+        )));
+        prop_oneof![
+            any::<bool>().prop_map(Change::KvsConnected),
+            any::<u64>().prop_map(|at| Change::FirstAudio(UnixMs(at))),
+            any::<bool>().prop_map(Change::Paused),
+            proptest::sample::select(reasons.to_vec()).prop_map(Change::Ended),
+            (titles, targets, proptest::option::of(any::<bool>())).prop_map(
+                |(title, target_languages, private_transcript)| Change::Edited(Edit {
+                    title,
+                    target_languages,
+                    private_transcript
+                })
+            ),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_apply_decides(changes in proptest::collection::vec(any_change(), 1..8), leased: bool) {
+            let mut record = record();
+            if leased {
+                rules::lease(&mut record, UnixMs(1), &NodeId::new("a"), UnixMs(9)).unwrap();
+            }
+            for change in changes {
+                let before = to_item(&record).unwrap();
+                if record.apply(UnixMs(7), &change).is_err() {
+                    break;
+                }
+                let after = to_item(&record).unwrap();
+                let rewrite = Rewrite::of(&before, &after).unwrap();
+                prop_assert_eq!(carry_out(&rewrite, &before), after);
+            }
+        }
     }
 }

@@ -3,5 +3,9 @@
 //! DynamoDB is moto's server in a process of its own (tests/dynamodb.py), and besides whatever `BABELCAST_TEST_DYNAMODB`
 //! names: an `http://` endpoint is asked with made-up credentials, an `https://` one with those of the environment.
 
-mod bench;
+pub mod bench;
+mod faults;
+mod history;
+pub mod proxy;
 mod suite;
+mod tables;
