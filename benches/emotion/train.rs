@@ -131,7 +131,7 @@ pub fn write(weights: &Weights) -> Result<(), Failed> {
         format!("[{}]", numbers.join(", "))
     };
     let mut text = String::from(
-        "//! Made by `./dev eval emotion --train` from benches/emotion/emodb.csv. Features: pitch, spread, slope, tilt, centroid,\n//! clarity; for the\n//! classes then the bias.\n\nuse super::Weights;\n\npub const SHIPPED: Weights = Weights {\n",
+        "//! Made by `./dev eval emotion --train` from benches/emotion/emodb.csv. Features: pitch, spread, slope, tilt,\n//! centroid, clarity; for the classes then the bias.\n\nuse super::Weights;\n\npub const SHIPPED: Weights = Weights {\n",
     );
     for (name, row) in [("usual", &weights.usual[..]), ("spread", &weights.spread), ("arousal", &weights.arousal)] {
         writeln!(text, "    {name}: {},", numbers(row))?;
