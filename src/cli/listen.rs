@@ -176,6 +176,7 @@ impl<Out: Write, Notes: Write> Screen<Out, Notes> {
             | ServerMessage::SessionCreated { .. }
             | ServerMessage::ListenerStats { .. }
             | ServerMessage::AudioQuality(_)
+            | ServerMessage::Emotion { .. }
             | ServerMessage::Reauthenticate { .. }
             | ServerMessage::Authenticated { .. }
             | ServerMessage::Pong => Ok(Shown::More),

@@ -6,6 +6,7 @@
 pub mod audience;
 pub mod audio;
 pub mod counts;
+pub mod emotion;
 pub mod error;
 pub mod feed;
 pub mod ids;
@@ -14,6 +15,7 @@ pub mod ledger;
 pub mod limits;
 pub mod line;
 pub mod microphone;
+pub mod prosody;
 pub mod quality;
 pub mod rate;
 pub mod record;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::emotion::Emotion;
 use crate::error::ErrorCode;
 use crate::ids::SessionId;
 use crate::language::Language;
@@ -40,6 +41,27 @@ pub struct Envelope {
 pub enum ServerMessage {
     SessionJoined(Box<SessionJoined>),
     Transcription(Caption),
+    /// How a finished segment was said. What could not be measured is absent.
+    Emotion {
+        segment_id: String,
+        emotion: Emotion,
+        /// 0 to 1; low where nothing is clear.
+        #[serde(deserialize_with = "share")]
+        confidence: f32,
+        /// -1 (slack) to 1 (stirred).
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "finite")]
+        arousal: Option<f32>,
+        /// Words a minute.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "finite")]
+        pace: Option<f32>,
+        /// LUFS.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "finite")]
+        loudness: Option<f32>,
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "finite")]
+        pitch_hz: Option<f32>,
+        start_ms: u64,
+        end_ms: u64,
+    },
     SpeakerKvsReady,
     SpeakerKvsDisconnected {
         reason: String,
@@ -178,6 +200,11 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Er
     f32::deserialize(deserializer).map(|value| value.clamp(0.0, 1.0))
 }
 
+/// A number too large for an `f32` was no measure.
+fn finite<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
+    Ok(Option::<f32>::deserialize(deserializer)?.filter(|number| number.is_finite()))
+}
+
 /// What one language sees of one utterance.
 #[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -243,5 +270,33 @@ mod tests {
             serde_json::from_str::<BroadcastState>(&text).unwrap().volume
         };
         assert_eq!([read("1e300"), read("-1"), read("0.5")], [1.0, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn an_emotion_has_the_contracts_fields_and_leaves_out_what_was_not_measured() {
+        let told = |arousal, pitch_hz: Option<f32>| ServerMessage::Emotion {
+            segment_id: "s-1".into(),
+            emotion: Emotion::Calm,
+            confidence: 0.75,
+            arousal,
+            pace: pitch_hz.map(|_| 120.0),
+            loudness: pitch_hz.map(|_| -23.5),
+            pitch_hz,
+            start_ms: 100,
+            end_ms: 2_000,
+        };
+        let write = |message: &ServerMessage| serde_json::to_string(message).unwrap();
+        assert_eq!(
+            write(&told(Some(-0.5), Some(110.0))),
+            r#"{"type":"emotion","segmentId":"s-1","emotion":"calm","confidence":0.75,"arousal":-0.5,"pace":120.0,"loudness":-23.5,"pitchHz":110.0,"startMs":100,"endMs":2000}"#
+        );
+        let bare = write(&told(None, None));
+        assert!(!bare.contains("pitchHz") && !bare.contains("arousal"), "{bare}");
+        assert_eq!(serde_json::from_str::<ServerMessage>(&bare).unwrap(), told(None, None));
+        let wild = bare.replace("0.75", "1e300").replace("\"startMs\"", "\"pitchHz\":1e300,\"startMs\"");
+        let ServerMessage::Emotion { confidence, pitch_hz, .. } = serde_json::from_str(&wild).unwrap() else {
+            panic!()
+        };
+        assert_eq!((confidence, pitch_hz), (1.0, None));
     }
 }

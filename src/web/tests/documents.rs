@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use babelcast_domain::emotion::Emotion;
 use babelcast_domain::error::ErrorCode;
 use babelcast_domain::ids::SessionId;
 use babelcast_domain::language::Language;
@@ -202,6 +203,17 @@ fn told() -> Vec<ServerMessage> {
             broadcast_state,
         })),
         ServerMessage::Transcription(caption()),
+        ServerMessage::Emotion {
+            segment_id: "s-1".into(),
+            emotion: Emotion::Excited,
+            confidence: 0.7,
+            arousal: Some(0.8),
+            pace: Some(160.0),
+            loudness: Some(-23.0),
+            pitch_hz: Some(180.0),
+            start_ms: 1,
+            end_ms: 2,
+        },
         ServerMessage::SpeakerKvsReady,
         ServerMessage::SpeakerKvsDisconnected { reason: "silence".into() },
         ServerMessage::LanguageChanged {
@@ -246,6 +258,7 @@ fn name(message: &ServerMessage) -> &'static str {
     match message {
         ServerMessage::SessionJoined(_) => "sessionJoined",
         ServerMessage::Transcription(_) => "transcription",
+        ServerMessage::Emotion { .. } => "emotion",
         ServerMessage::SpeakerKvsReady => "speakerKvsReady",
         ServerMessage::SpeakerKvsDisconnected { .. } => "speakerKvsDisconnected",
         ServerMessage::LanguageChanged { .. } => "languageChanged",
