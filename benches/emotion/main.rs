@@ -7,7 +7,7 @@
 //!
 //! Options: `--recordings folder` (may come again; `../shared/data/emotion`); `--write` puts the numbers into
 //! docs/EMOTION.md; `--train` makes the shipped weights from benches/emotion/emodb.csv; `--measure folder` makes that
-//! table from the recordings of Emo-DB. Other recordings are read at 16 kHz only.
+//! table from the recordings of Emo-DB.
 
 mod corpus;
 mod cost;
