@@ -15,6 +15,8 @@ use babelcast_domain::counts::Counts;
 use babelcast_domain::prosody::{Measure, Prosody};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rubato::audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Resampler};
 
 use crate::Failed;
 
@@ -146,12 +148,17 @@ pub fn pieces(path: &Path) -> Result<Vec<Measure>, Failed> {
     Ok(measures)
 }
 
+/// The samples of a file, at 16 kHz.
 pub fn at_our_rate(path: &Path) -> Result<Vec<i16>, Failed> {
-    let recording = Recording::read(path)?;
-    if recording.rate != SAMPLE_RATE {
-        return Err(format!("{}: wanted at 16 kHz, e.g. by ffmpeg -ar 16000", path.display()).into());
+    let Recording { rate, samples } = Recording::read(path)?;
+    if rate == SAMPLE_RATE {
+        return Ok(samples);
     }
-    Ok(recording.samples)
+    let samples: Vec<f32> = samples.into_iter().map(f32::from).collect();
+    let mut resampler = Fft::<f32>::new(rate as usize, SAMPLE_RATE as usize, 1_024, 1, FixedSync::Both)?;
+    let input = InterleavedSlice::new(&samples, 1, samples.len())?;
+    let resampled = resampler.process_all(&input, samples.len(), None)?.take_data();
+    Ok(resampled.into_iter().map(|sample| sample as i16).collect())
 }
 
 /// The line a speaker's packets go over.

@@ -7,7 +7,7 @@
 //!
 //! Options: `--recordings folder` (may come again; `../shared/data/emotion`); `--write` puts the numbers into
 //! docs/EMOTION.md; `--train` makes the shipped weights from benches/emotion/emodb.csv; `--measure folder` makes that
-//! table from the recordings of Emo-DB. Other recordings are read at 16 kHz only.
+//! table from the recordings of Emo-DB.
 
 mod corpus;
 mod cost;
@@ -68,7 +68,7 @@ fn main() -> Result<(), Failed> {
         let mut folder = || given.next().map(PathBuf::from).ok_or_else(|| format!("{option} needs a folder"));
         match option.as_str() {
             "--recordings" => recordings.push(folder()?),
-            "--measure" => train::measure(folder()?)?,
+            "--measure" => return train::measure(folder()?),
             "--train" => make = true,
             "--write" => write = true,
             "--bench" => {} // what cargo says to every bench
@@ -89,7 +89,17 @@ fn main() -> Result<(), Failed> {
     if recordings.is_empty() {
         recordings.push(data.join("emotion"));
     }
-    let clips = corpus::find(&recordings)?;
+    let text = evaluate(&corpus::find(&recordings)?, &data.join("long"), &rows)?;
+    println!("{text}");
+    if write {
+        report::write(&text)?;
+        eprintln!("written: docs/EMOTION.md");
+    }
+    Ok(())
+}
+
+/// All tables.
+fn evaluate(clips: &[Clip], reading: &Path, rows: &[train::Row]) -> Result<String, Failed> {
     let mut speakers: Vec<&str> = rows.iter().map(|row| row.speaker.as_str()).collect();
     speakers.dedup();
     let without = |speaker: &&str| {
@@ -97,25 +107,24 @@ fn main() -> Result<(), Failed> {
         (speaker.to_string(), train::train(&others))
     };
     let folds: BTreeMap<String, Weights> = speakers.iter().map(without).collect();
-    let mut text = report::about(&clips);
+    let mut text = report::about(clips);
     let mut lines = Vec::new();
     for line in Line::ALL {
         eprintln!("measuring: {}", line.name());
-        lines.push((line, measure(&clips, line)?));
+        lines.push((line, measure(clips, line)?));
     }
-    text += &report::goals(&lines, |measures, way| hear_all(&clips, measures, &folds, way));
-    let clean = hear_all(&clips, &lines[0].1, &folds, Acquaintance::Running);
+    text += &report::goals(&lines, |measures, way| hear_all(clips, measures, &folds, way));
+    let clean = hear_all(clips, &lines[0].1, &folds, Acquaintance::Running);
     text += &report::confusion(&clean);
     text += &report::said(&clean);
     text += &report::confidence(&clean);
-    text += &report::ordinary(&ordinary(&data.join("long"))?);
-    text += &cost::table(&clips)?;
-    println!("{text}");
-    if write {
-        report::write(&text)?;
-        eprintln!("written: docs/EMOTION.md");
-    }
-    Ok(())
+    text += &report::ordinary(&ordinary(reading)?);
+    text += &if cfg!(debug_assertions) {
+        "\nNo cost: this build is not optimised.\n".to_owned()
+    } else {
+        cost::table(clips)?
+    };
+    Ok(text)
 }
 
 /// Beside the project's folder or, in a work tree, further up.
