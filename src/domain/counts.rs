@@ -72,6 +72,11 @@ counts! {
     TranslationsSkipped => "translations_skipped",
     CharactersTranslated => "characters_translated",
     CaptionsUntranslated => "captions_untranslated",
+    // voice
+    /// Clips that found too much waiting on their language's timeline.
+    ClipsRefused => "clips_refused",
+    /// 20 ms of a voice that a consumer was too slow for, or the clock.
+    VoicePacketsLost => "voice_packets_lost",
     // listeners
     ListenersJoined => "listeners_joined",
     ListenersLeft => "listeners_left",

@@ -1,15 +1,18 @@
 //! WebRTC and codecs: audio in from the speaker, and the speaker's own side for `speak`, `demo` and tests.
 
 mod desk;
+pub mod dub;
 mod faults;
 pub mod master;
 mod mic;
+pub mod ogg;
 pub mod opus;
 pub mod order;
 mod peer;
 mod repeat;
 pub mod socket;
 mod talk;
+mod timeline;
 pub mod viewer;
 pub mod wav;
 

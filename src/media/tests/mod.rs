@@ -5,6 +5,7 @@
 mod browser;
 mod cloud;
 mod network;
+mod player;
 mod relay;
 
 use std::sync::Arc;
