@@ -51,11 +51,15 @@ impl Drop for Cut {
 impl App {
     /// Builds everything and opens the doors. `extra_root`: PEM of a certificate to trust besides the machine's.
     pub async fn start(settings: Settings, extra_root: Option<&[u8]>) -> Result<App, AppError> {
-        App::start_on(Arc::new(Store::memory()), settings, extra_root).await
+        App::start_on(None, settings, extra_root).await
     }
 
-    /// As [`App::start`], on a store that others may share.
-    pub async fn start_on(store: Arc<Store>, settings: Settings, extra_root: Option<&[u8]>) -> Result<App, AppError> {
+    /// As [`App::start`], on a store that others may share instead of the one of the settings.
+    pub async fn start_on(
+        store: Option<Arc<Store>>,
+        settings: Settings,
+        extra_root: Option<&[u8]>,
+    ) -> Result<App, AppError> {
         let counts = Arc::new(Counts::default());
         let web = settings.web.clone();
         let (sessions, catalogue) = sessions(store, settings, extra_root, &counts).await?;
@@ -68,8 +72,7 @@ impl App {
 
     /// The sessions without doors, for work on what the store and AWS hold.
     pub async fn sessions_only(settings: Settings, extra_root: Option<&[u8]>) -> Result<Arc<Sessions>, AppError> {
-        let store = Arc::new(Store::memory());
-        Ok(sessions(store, settings, extra_root, &Arc::default()).await?.0)
+        Ok(sessions(None, settings, extra_root, &Arc::default()).await?.0)
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -92,7 +95,7 @@ impl App {
 }
 
 async fn sessions(
-    store: Arc<Store>,
+    store: Option<Arc<Store>>,
     settings: Settings,
     extra_root: Option<&[u8]>,
     counts: &Arc<Counts>,
@@ -100,6 +103,16 @@ async fn sessions(
     let catalogue = Arc::new(settings.languages.catalogue());
     let tls: Arc<ClientConfig> = socket::tls(extra_root)?;
     let clients = Arc::new(Clients::connect(&settings.aws, extra_root).await?);
+    let store = match store {
+        Some(store) => store,
+        None => Arc::new(Store::open(&settings.store, clients.dynamodb(), Arc::clone(counts))),
+    };
+    if !store.is_durable() {
+        tracing::info!("records live in this process only: its sessions end with it");
+    }
+    if let Err(error) = store.ping().await {
+        tracing::error!(%error, "the store does not answer; this server is not ready until it does");
+    }
     let sessions = Sessions::new(settings.live, clients, store, Arc::clone(&catalogue), tls, Arc::clone(counts));
     Ok((sessions, catalogue))
 }

@@ -7,7 +7,7 @@ use babelcast_domain::language::{Catalogue, Language};
 use config::{Environment, File, FileFormat};
 use serde::Deserialize;
 
-use crate::{aws, live, telemetry, web};
+use crate::{aws, live, store, telemetry, web};
 
 /// The documented defaults are the ones in force: this very file is compiled in.
 const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -17,6 +17,7 @@ const DEFAULTS: &str = include_str!("../config/default.toml");
 pub struct Settings {
     pub web: web::Settings,
     pub aws: aws::Settings,
+    pub store: store::Settings,
     pub live: live::Settings,
     pub languages: Languages,
     pub log: telemetry::Settings,
@@ -50,6 +51,7 @@ impl Settings {
             .try_parsing(true)
             .list_separator(",")
             .with_list_parse_key("web.auth.client_ids")
+            .with_list_parse_key("web.allowed_origins")
             .with_list_parse_key("languages.targets");
         Ok(builder.add_source(environment).build()?.try_deserialize()?)
     }
@@ -57,7 +59,7 @@ impl Settings {
     /// All that is wrong, at once.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut wrong: Vec<String> =
-            [self.web.check(), self.live.check()].into_iter().filter_map(Result::err).collect();
+            [self.web.check(), self.live.check(), self.store.check()].into_iter().filter_map(Result::err).collect();
         if self.languages.sources.is_empty() {
             wrong.push("languages.sources must name a language".to_owned());
         }

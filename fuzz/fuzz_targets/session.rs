@@ -15,7 +15,7 @@ use babelcast_domain::ids::{ListenerId, SessionId, SpeakerId};
 use babelcast_domain::language::{Catalogue, Language};
 use babelcast_domain::limits::DEMAND_LINGER;
 use babelcast_domain::record::{EndReason, QualityTier, SessionRecord, SignalingEndpoints, Status};
-use babelcast_domain::session::{Effect, Input, Phase, Session, Terms, To};
+use babelcast_domain::session::{Effect, Input, Limits, Phase, Session, Terms, To};
 use babelcast_domain::time::{Now, UnixMs};
 use babelcast_domain::transcript::{Heard, Word};
 use babelcast_domain::wire::{Caption, CaptionMode, Role, ServerMessage};
@@ -93,7 +93,7 @@ impl Stage {
         let targets = LANGUAGES[1..].iter().map(|text| language(text)).collect();
         let catalogue = Catalogue::new([(language("en"), language("en-US"))], targets);
         let now = Now { mono: Duration::ZERO, wall: UnixMs(1_000_000) };
-        let terms = Terms { abandon_after: Duration::from_secs(600), flush_deadline: FLUSH };
+        let terms = Terms { abandon_after: Duration::from_secs(600), flush_deadline: FLUSH, limits: Limits::default() };
         Stage {
             session: Session::new(now, &record(), Arc::new(catalogue), terms),
             now,

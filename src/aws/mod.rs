@@ -186,6 +186,11 @@ impl Clients {
         })
     }
 
+    /// What the store makes its clients of: region, credentials, trust, connections.
+    pub fn dynamodb(&self) -> aws_sdk_dynamodb::config::Builder {
+        aws_sdk_dynamodb::config::Builder::from(&self.sdk)
+    }
+
     /// The URL a viewer opens its signaling socket with, good for 299 s. `endpoint` is the viewer's `wss`.
     pub async fn presign_viewer(&self, endpoint: &str, arn: &str, client_id: &str) -> Result<SignedUrl, SignError> {
         self.presign(endpoint, arn, Some(client_id)).await

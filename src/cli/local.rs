@@ -15,7 +15,7 @@ use url::Url;
 use crate::app::{App, AppError, DRAIN};
 use crate::config::{ConfigError, Settings};
 use crate::store::Store;
-use crate::web::Token;
+use crate::web::{LimitSettings, Token};
 use crate::{aws, telemetry};
 
 use super::stop_signal;
@@ -82,12 +82,12 @@ pub struct Stack {
 impl Stack {
     /// Starts both. `settings` is taken as it is, but for what must point at the local cloud.
     pub async fn start(cloud: local_cloud::Settings, settings: Settings) -> Result<Stack, LocalError> {
-        Stack::start_on(Arc::new(Store::memory()), cloud, settings).await
+        Stack::start_on(None, cloud, settings).await
     }
 
     /// As [`Stack::start`], on a store that others may share.
     pub async fn start_on(
-        store: Arc<Store>,
+        store: Option<Arc<Store>>,
         cloud: local_cloud::Settings,
         settings: Settings,
     ) -> Result<Stack, LocalError> {
@@ -97,7 +97,11 @@ impl Stack {
     }
 
     /// One more server on the same cloud.
-    pub async fn replica(cloud: &LocalCloud, store: Arc<Store>, mut settings: Settings) -> Result<App, LocalError> {
+    pub async fn replica(
+        cloud: &LocalCloud,
+        store: Option<Arc<Store>>,
+        mut settings: Settings,
+    ) -> Result<App, LocalError> {
         let issuer = cloud.issuer();
         settings.web.auth.issuer = issuer.url().to_owned();
         settings.web.auth.jwks_url = Some(issuer.jwks_url().to_owned());
@@ -151,6 +155,7 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     let mut settings = Settings::load(args.config.as_deref())?;
     telemetry::start(&settings.log)?;
     settings.web.bind = args.bind;
+    for_one_machine(&mut settings);
     let engines = match args.engines {
         Engines::Real => with_real_engines()?,
         Engines::None => local_cloud::Settings::default(),
@@ -171,6 +176,22 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
         () = stop_signal() => {}
     }
     Ok(())
+}
+
+/// Everybody on a developer's machine has the same address, and pages come from any port of it: only guesses are
+/// limited, as everywhere, and what one socket may send.
+pub fn for_one_machine(settings: &mut Settings) {
+    let limits = &mut settings.web.limits;
+    *limits = LimitSettings {
+        guesses_per_minute: limits.guesses_per_minute,
+        messages_per_second: limits.messages_per_second,
+        messages_burst: limits.messages_burst,
+        ..LimitSettings::OFF
+    };
+    settings.live.limits.creations_per_minute = 0;
+    if settings.web.allowed_origins.is_empty() {
+        settings.web.allowed_origins = vec!["*".to_owned()];
+    }
 }
 
 fn print_welcome(stack: &Stack, engines: Engines) -> Result<(), LocalError> {

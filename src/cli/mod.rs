@@ -4,6 +4,7 @@ pub mod client;
 pub mod demo;
 pub mod listen;
 pub mod local;
+mod migrate;
 mod serve;
 pub mod speak;
 pub mod speaker;
@@ -31,6 +32,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Validate(serve::ValidateArgs),
     Sweep(sweep::SweepArgs),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// The whole of `main`: parse, run, say in one sentence what went wrong.
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
             Command::Serve(args) => serve::run(args).await.map_err(|error| error.to_string()),
             Command::Sweep(args) => sweep::run(args).await.map_err(|error| error.to_string()),
             Command::Validate(args) => serve::validate(args).map_err(|error| error.to_string()),
+            Command::Migrate(args) => migrate::run(args).await.map_err(|error| error.to_string()),
         }
     });
     match result {

@@ -42,10 +42,12 @@ pub async fn run(args: SweepArgs) -> Result<(), CommandError> {
     let (mut done, mut left) = (0, 0);
     for one in &swept {
         let what = match (one.verdict, args.dry_run, &one.error) {
-            (Verdict::Kept, ..) => "kept: its session is open",
+            (Verdict::Kept, ..) => "kept: its session is open, or may still be taken up",
             (Verdict::Passed, ..) => "passed over: not ours, or too young to tell",
-            (_, true, _) => "would be deleted: nobody owns it",
-            (_, false, None) => "deleted: nobody owned it",
+            (Verdict::Dead(_), true, _) => "would be deleted: its session is dead and would be ended",
+            (Verdict::Dead(_), false, None) => "deleted: its session was dead and is ended",
+            (Verdict::Orphan, true, _) => "would be deleted: no open session owns it",
+            (Verdict::Orphan, false, None) => "deleted: no open session owned it",
             (_, false, Some(_)) => "left: it could not be put in order",
         };
         let wanted = matches!(one.verdict, Verdict::Orphan | Verdict::Dead(_));

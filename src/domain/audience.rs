@@ -59,8 +59,16 @@ impl Audience {
 
     /// Languages somebody listens to, or is about to come back to.
     pub fn demand(&self, now: Duration) -> BTreeSet<&Language> {
+        self.demand_without(now, None)
+    }
+
+    /// As it would be without one listener.
+    pub fn demand_without(&self, now: Duration, leaving: Option<ListenerId>) -> BTreeSet<&Language> {
         let waiting = self.lingering.iter().filter(|(_, until)| **until > now).map(|(language, _)| language);
-        self.languages.keys().chain(waiting).collect()
+        let left = leaving.and_then(|listener| self.members.get(&listener)).map(|member| &member.language);
+        let stays = |language: &Language, heads: &Heads| heads.connections > u64::from(left == Some(language));
+        let heard = self.languages.iter().filter(|(language, heads)| stays(language, heads));
+        heard.map(|(language, _)| language).chain(waiting).collect()
     }
 
     /// Listeners, the speaker's own connections not counted.

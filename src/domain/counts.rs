@@ -35,6 +35,8 @@ counts! {
     RtpPadding => "rtp_padding",
     /// Of a payload type that was not negotiated.
     RtpForeign => "rtp_foreign",
+    /// Far more packets than speech has.
+    RtpFlood => "rtp_flood",
     FramesDecoded => "frames_decoded",
     FramesCorrected => "frames_corrected",
     FramesConcealed => "frames_concealed",
@@ -77,6 +79,19 @@ counts! {
     ClipsRefused => "clips_refused",
     /// 20 ms of a voice that a consumer was too slow for, or the clock.
     VoicePacketsLost => "voice_packets_lost",
+    EgressOffers => "egress_offers",
+    EgressRefused => "egress_refused",
+    EgressConnected => "egress_connected",
+    EgressEnded => "egress_ended",
+    /// Connected never, or no more, without a goodbye.
+    EgressReaped => "egress_reaped",
+    // transcript
+    /// Lines translated because somebody asked for them later.
+    LinesTranslated => "lines_translated",
+    LinesSaved => "lines_saved",
+    /// Lines that could not be saved, and that the bound of the book or the end of the process has thrown away.
+    LinesLost => "lines_lost",
+    TranscriptsRefused => "transcripts_refused",
     // listeners
     ListenersJoined => "listeners_joined",
     ListenersLeft => "listeners_left",
@@ -85,6 +100,21 @@ counts! {
     EventsPublished => "events_published",
     PartialsConflated => "partials_conflated",
     MessagesRefused => "messages_refused",
+    // limits
+    /// Connections closed at once: too many of one address, or of all.
+    ConnectionsRefused => "connections_refused",
+    RequestsLimited => "requests_limited",
+    JoinsLimited => "joins_limited",
+    /// Unknown session ids and wrong access codes: somebody guesses.
+    Guesses => "guesses",
+    /// Refused because of too many guesses before.
+    GuessesLimited => "guesses_limited",
+    MessagesLimited => "messages_limited",
+    OriginsRefused => "origins_refused",
+    SessionsFull => "sessions_full",
+    NodeFull => "node_full",
+    LanguagesRefused => "languages_refused",
+    CreationsLimited => "creations_limited",
     // house
     SessionsCreated => "sessions_created",
     SessionsEnded => "sessions_ended",
@@ -101,6 +131,10 @@ counts! {
     /// Found by the sweep and put in order.
     ChannelsSwept => "channels_swept",
     RecordsSwept => "records_swept",
+    /// Attempts after the first.
+    StoreRetries => "store_retries",
+    /// Somebody else changed a record first; it was read and decided over anew.
+    StoreConflicts => "store_conflicts",
     ChannelDeletesFailed => "channel_deletes_failed",
     Panics => "panics",
 }

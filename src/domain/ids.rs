@@ -3,11 +3,13 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `adjective-noun-number`, `blessed-covenant-420`. Guessable on purpose (people read it aloud), so it opens
 /// nothing but the public view of a session.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = String, pattern = "^[a-z][a-z0-9-]{2,63}$", examples("blessed-covenant-420"))]
 pub struct SessionId(String);
 
 /// The text cannot be a session id.
@@ -95,10 +97,11 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// What a listener must know to join, where the speaker wants it. Cannot be printed.
-#[derive(Clone, PartialEq, Eq, Serialize)]
+/// What a listener must know to join, where the speaker wants it.
+#[derive(Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(transparent)]
-pub struct AccessCode(String);
+#[schema(value_type = String, pattern = "^[!-~]{4,64}$", examples("tulip-42"))]
+pub struct AccessCode(String); // no `Display`, and a `Debug` that hides it
 
 /// The text cannot be an access code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +112,11 @@ impl AccessCode {
     pub fn parse(text: &str) -> Result<Self, NotAnAccessCode> {
         let fits = (4..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         if fits { Ok(AccessCode(text.to_owned())) } else { Err(NotAnAccessCode) }
+    }
+
+    /// The code itself, to be compared or handed to its owner.
+    pub fn reveal(&self) -> &str {
+        &self.0
     }
 
     /// Compares in a time that does not tell how much of it is right.

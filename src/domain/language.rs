@@ -4,10 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::Problem;
 
 /// A language code in canonical case: `en`, `pt-BR`, `zh-Hant-TW`, `ca-valencia`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(
+    value_type = String,
+    max_length = 35,
+    pattern = "^[a-z]{2,3}(-([A-Z]{2}|[0-9]{3}|[A-Z][a-z]{3}|[a-z0-9]{4,8}))*$",
+    examples("es", "pt-BR")
+)]
 pub struct Language(String);
 
 /// The text is not a language code.
@@ -122,6 +131,24 @@ impl Catalogue {
         let own = || (asked.base() == source.base()).then_some(source);
         let base = || offered.iter().skip(1).find(|language| language.as_str() == asked.base());
         exact.or_else(own).or_else(base).cloned()
+    }
+
+    /// The same for text as somebody sent it; absent: the source language.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_LANGUAGE`, with what is offered.
+    pub fn choose(
+        &self,
+        asked: Option<&str>,
+        source: &Language,
+        allowed: Option<&[Language]>,
+    ) -> Result<Language, Problem> {
+        let Some(asked) = asked else { return Ok(source.clone()) };
+        let found = Language::parse(asked).ok().and_then(|asked| self.resolve(&asked, source, allowed));
+        found.ok_or_else(|| {
+            let asked: String = asked.chars().filter(|c| !c.is_control()).take(35).collect();
+            Problem::unsupported_language(&asked, &self.offered(source, allowed))
+        })
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::language::Language;
+use crate::track::{segment_id, segment_number};
+use crate::wire::Caption;
 
 /// A finished segment in one language. Lines of one language are ordered by `segment`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,39 @@ pub struct Line {
     /// Part of `text` is in the source language, because the translation service failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untranslated: bool,
+}
+
+impl Line {
+    /// What is kept of a final caption; `None` for a partial one.
+    pub fn of(caption: &Caption) -> Option<Line> {
+        let segment = segment_number(&caption.segment_id).filter(|_| caption.is_final)?;
+        Some(Line {
+            segment,
+            language: caption.language.clone(),
+            text: caption.text.clone(),
+            start_ms: caption.start_ms,
+            end_ms: caption.end_ms,
+            untranslated: caption.untranslated,
+        })
+    }
+
+    /// As a final caption again, beside the caption of what was spoken.
+    pub fn caption(&self, spoken: &Caption) -> Caption {
+        Caption {
+            segment_id: segment_id(self.segment),
+            revision: 1,
+            is_final: true,
+            language: self.language.clone(),
+            text: self.text.clone(),
+            stable_chars: self.text.chars().count(),
+            start_ms: self.start_ms,
+            end_ms: self.end_ms,
+            heard_at: spoken.heard_at,
+            source_language: Some(spoken.language.clone()),
+            source_text: Some(spoken.text.clone()),
+            untranslated: self.untranslated,
+        }
+    }
 }
 
 // Spoken text stays out of logs.

@@ -83,7 +83,7 @@ impl Level {
 }
 
 /// dBFS of the mean of `energy` over `count` samples.
-fn decibels(energy: u64, count: u64) -> f32 {
+pub(crate) fn decibels(energy: u64, count: u64) -> f32 {
     if energy == 0 || count == 0 {
         return FLOOR_DB;
     }

@@ -3,63 +3,43 @@
 //! Amazon answers what is past it with a throttling error, which costs a round trip and a backoff; waiting here
 //! costs neither.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// What a service allows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Allowance {
-    /// Requests a second, in the long run.
-    pub per_second: f64,
-    /// Requests at once after a rest.
-    pub burst: u32,
-    /// Requests under way at the same time.
-    pub at_once: u32,
-}
+use crate::rate::{Bucket, Rate};
 
-/// The state of one quota. `now` is the monotonic clock.
+/// The state of one quota.
 #[derive(Debug)]
 pub struct Quota {
-    allowance: Allowance,
-    tokens: f64,
-    filled: Duration,
+    rate: Rate,
+    at_once: u32,
+    bucket: Bucket,
     under_way: u32,
 }
 
 /// Why a request must wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// There will be a token after this time.
+    /// It may go after this time.
     For(Duration),
     /// Until a request under way is [`Quota::done`].
     ForAnother,
 }
 
 impl Quota {
-    /// A rested quota. An allowance of nothing at all would stop the service for ever, so one request a minute, one
-    /// at once, is the least.
-    pub fn new(allowance: Allowance) -> Self {
-        let per_second = if allowance.per_second.is_finite() { allowance.per_second.max(1.0 / 60.0) } else { 1.0 };
-        let allowance = Allowance { per_second, burst: allowance.burst.max(1), at_once: allowance.at_once.max(1) };
-        Quota { allowance, tokens: f64::from(allowance.burst), filled: Duration::ZERO, under_way: 0 }
+    /// A rested quota of requests at `rate`, `at_once` of them (one at least) under way.
+    pub fn new(rate: Rate, at_once: u32, now: Instant) -> Self {
+        Quota { rate, at_once: at_once.max(1), bucket: Bucket::full(now), under_way: 0 }
     }
 
-    /// Takes a token for a request that goes out now; [`Quota::done`] is owed for it.
+    /// Lets a request go now; [`Quota::done`] is owed for it.
     ///
     /// # Errors
     /// How long to [`Wait`] before asking again.
-    pub fn take(&mut self, now: Duration) -> Result<(), Wait> {
-        let passed = now.saturating_sub(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + passed * self.allowance.per_second).min(f64::from(self.allowance.burst));
-        self.filled = self.filled.max(now);
-        if self.under_way >= self.allowance.at_once {
+    pub fn take(&mut self, now: Instant) -> Result<(), Wait> {
+        if self.under_way >= self.at_once {
             return Err(Wait::ForAnother);
         }
-        if self.tokens < 1.0 {
-            // Rounded up, so that whoever waits so long does not come too early.
-            let missing = (1.0 - self.tokens) / self.allowance.per_second;
-            return Err(Wait::For(Duration::from_secs_f64(missing) + Duration::from_micros(1)));
-        }
-        self.tokens -= 1.0;
+        self.bucket.take(self.rate, now).map_err(Wait::For)?;
         self.under_way += 1;
         Ok(())
     }
@@ -80,13 +60,14 @@ mod tests {
 
     use super::*;
 
-    /// Polly's neural voices, as it comes by default.
-    const NEURAL: Allowance = Allowance { per_second: 8.0, burst: 10, at_once: 18 };
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn a_burst_goes_out_at_once_and_the_rest_at_the_rate() {
-        let mut quota = Quota::new(NEURAL);
-        let mut now = Duration::from_secs(5);
+        let start = Instant::now();
+        // Polly's neural voices, as an account comes.
+        let mut quota = Quota::new(Rate::new(8, SECOND, 10).unwrap(), 18, start);
+        let mut now = start;
         let mut sent = Vec::new();
         while sent.len() < 18 {
             match quota.take(now) {
@@ -95,33 +76,22 @@ mod tests {
                 Err(Wait::ForAnother) => panic!("18 may be under way"),
             }
         }
-        assert!(sent[..10].iter().all(|at| *at == Duration::from_secs(5)));
-        let last = (now - Duration::from_secs(5)).as_secs_f64();
-        assert!((last - 1.0).abs() < 0.01, "{last}");
-        assert_eq!(quota.take(now + Duration::from_secs(9)), Err(Wait::ForAnother));
+        assert!(sent[..10].iter().all(|at| *at == start));
+        assert_eq!(now - start, SECOND);
+        assert_eq!(quota.take(now + SECOND), Err(Wait::ForAnother));
         quota.done();
-        assert_eq!(quota.take(now + Duration::from_secs(9)), Ok(()));
-    }
-
-    #[test]
-    fn no_allowance_stops_the_service_for_ever() {
-        for per_second in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let mut quota = Quota::new(Allowance { per_second, burst: 0, at_once: 0 });
-            assert_eq!(quota.take(Duration::ZERO), Ok(()));
-            quota.done();
-            let Err(Wait::For(rest)) = quota.take(Duration::ZERO) else { panic!("{per_second}") };
-            assert_eq!(quota.take(rest), Ok(()), "{per_second}");
-        }
+        assert_eq!(quota.take(now + SECOND), Ok(()));
     }
 
     proptest! {
         #[test]
         fn in_no_window_is_more_sent_than_allowed(
-            rate in 0.5f64..50.0, burst in 1u32..20, at_once in 1u32..20,
+            count in 1u32..50, burst in 1u32..20, at_once in 1u32..20,
             moves in prop::collection::vec((0u64..400, any::<bool>()), 1..300),
         ) {
-            let mut quota = Quota::new(Allowance { per_second: rate, burst, at_once });
-            let (mut now, mut sent) = (Duration::ZERO, Vec::new());
+            let mut now = Instant::now();
+            let mut quota = Quota::new(Rate::new(count, SECOND, burst).unwrap(), at_once, now);
+            let mut sent = Vec::new();
             for (ms, end) in moves {
                 now += Duration::from_millis(ms);
                 if end {
@@ -134,7 +104,7 @@ mod tests {
             }
             for (i, from) in sent.iter().enumerate() {
                 for (n, to) in sent[i..].iter().enumerate() {
-                    let most = f64::from(burst) + (*to - *from).as_secs_f64() * rate + 1e-6;
+                    let most = f64::from(burst) + (*to - *from).as_secs_f64() * f64::from(count) + 1e-6;
                     prop_assert!((n + 1) as f64 <= most, "{} in {:?}", n + 1, *to - *from);
                 }
             }

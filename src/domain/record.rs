@@ -1,13 +1,15 @@
 //! The stored shape of a session: the one place that owns attribute names.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use crate::error::{ErrorCode, Problem};
 use crate::ids::{AccessCode, NodeId, SessionId, SpeakerId};
 use crate::language::Language;
 use crate::time::UnixMs;
 
 /// The only state field there is. `Ended` is final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Active,
@@ -33,7 +35,8 @@ impl Status {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Why a session is over: its speaker ended it, its time ran out, no media came for too long, or we failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EndReason {
     Speaker,
@@ -42,7 +45,7 @@ pub enum EndReason {
     Failed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum QualityTier {
     /// Translate committed clauses and finals.
@@ -53,7 +56,7 @@ pub enum QualityTier {
 }
 
 /// The MASTER's signaling endpoints.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SignalingEndpoints {
     #[serde(rename = "WSS")]
     pub wss: String,
@@ -187,6 +190,22 @@ impl SessionRecord {
             && self.lease_until.is_some_and(|until| until > now)
     }
 
+    /// Whether a listener who gives this code may come in. Every door to what is said asks here; the owner, who made
+    /// the code, is not asked.
+    ///
+    /// # Errors
+    /// `FORBIDDEN` with `details.reason` `accessCode`; `details.given` tells a wrong code from a missing one.
+    pub fn admits(&self, code: Option<&str>) -> Result<(), Problem> {
+        let message = match (&self.access_code, code) {
+            (None, _) => return Ok(()),
+            (Some(wanted), Some(given)) if wanted.is(given) => return Ok(()),
+            (Some(_), Some(_)) => "The access code is wrong; ask the speaker for it",
+            (Some(_), None) => "This session needs an access code; ask the speaker for it",
+        };
+        let details = serde_json::json!({ "reason": "accessCode", "given": code.is_some() });
+        Err(Problem::new(ErrorCode::Forbidden, message).with(details))
+    }
+
     pub fn is_joinable(&self, now: UnixMs) -> bool {
         self.status != Status::Ended && !self.is_expired(now)
     }
@@ -264,6 +283,20 @@ mod tests {
         assert_eq!(value["status"], "active");
         assert_eq!(value["kvsSignalingEndpoints"], serde_json::json!({"WSS": "wss://m", "HTTPS": "https://r"}));
         assert_eq!(serde_json::from_value::<SessionRecord>(value).unwrap(), full());
+    }
+
+    #[test]
+    fn only_who_knows_the_access_code_is_admitted_and_no_refusal_repeats_it() {
+        let mut record = full();
+        assert!(record.admits(Some("tulip")).is_ok());
+        for (code, given) in [(None, false), (Some(""), true), (Some("Tulip"), true), (Some("tulip "), true)] {
+            let problem = record.admits(code).unwrap_err();
+            assert_eq!(problem.code, ErrorCode::Forbidden);
+            assert!(!problem.to_string().contains("tulip"));
+            assert_eq!(problem.details.unwrap(), serde_json::json!({ "reason": "accessCode", "given": given }));
+        }
+        record.access_code = None;
+        assert!(record.admits(None).is_ok() && record.admits(Some("anything")).is_ok());
     }
 
     #[test]

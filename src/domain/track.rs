@@ -4,7 +4,7 @@
 //! fails or stays away is shown in the source language and marked, so that words are late or foreign but never lost.
 //! A breaker keeps a dead service from making every clause late.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::audio::MediaTime;
@@ -141,6 +141,11 @@ impl Track {
         self.jobs.iter().filter_map(until).min()
     }
 
+    /// Segments whose finals are still to come from here.
+    pub fn under_way(&self) -> BTreeSet<u64> {
+        self.jobs.iter().map(|job| job.clause.segment).chain(self.growing.keys().copied()).collect()
+    }
+
     /// Nothing is under way: everything said has been shown.
     pub fn is_idle(&self) -> bool {
         self.jobs.is_empty()
@@ -230,8 +235,13 @@ pub fn segment_id(segment: u64) -> String {
     format!("s{segment:06}")
 }
 
+/// The number in a [`segment_id`].
+pub fn segment_number(segment_id: &str) -> Option<u64> {
+    segment_id.strip_prefix('s')?.parse().ok()
+}
+
 /// Whether words of this language are set apart by spaces.
-fn spaced(language: &Language) -> bool {
+pub fn spaced(language: &Language) -> bool {
     !matches!(language.base(), "zh" | "ja" | "th" | "lo" | "km" | "my")
 }
 

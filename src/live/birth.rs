@@ -27,6 +27,7 @@ impl Sessions {
     ) -> Result<SessionRecord, Problem> {
         request.check()?;
         let (source, targets) = self.languages(&request)?;
+        self.charge_creation(speaker).await?;
         let now = self.clock.now();
         let open = self.store.count_open(speaker, now.wall).await.map_err(|error| self.store_failed(&error))?;
         if open >= self.settings.sessions_per_speaker {

@@ -9,9 +9,11 @@ use std::time::Duration;
 use babelcast_domain::audio::{MediaTime, Origin, PcmFrame};
 use babelcast_domain::counts::Count;
 use babelcast_domain::ledger::Stage;
-use babelcast_domain::quality::{AudioLevel, Level};
+use babelcast_domain::microphone::Microphone;
+use babelcast_domain::quality::AudioLevel;
 use babelcast_domain::signaling::CandidatePolicy;
 use babelcast_domain::signaling::viewer::{Effect, Input, Viewer, Word};
+use babelcast_domain::wire::QualityReport;
 use rand::Rng;
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
@@ -46,6 +48,8 @@ pub enum EarEvent {
     },
     /// Every 100 ms while audio comes.
     Level(AudioLevel),
+    /// Every 5 s while audio comes, and soon when there is news.
+    Quality(QualityReport),
 }
 
 pub struct Ear {
@@ -126,7 +130,7 @@ impl Ear {
         let mut machine = Viewer::new(self.session.clone(), self.first_attempt, Duration::ZERO);
         let mut work = Work::default();
         let mut clock = CaptureClock::started(self.clock_started);
-        let mut level = Level::default();
+        let mut microphone = Microphone::default();
         self.give(&mut machine, started, Input::Tick, &mut work).await;
         let said = *self.expect.borrow_and_update();
         if let Some(said) = said {
@@ -135,7 +139,7 @@ impl Ear {
         loop {
             let deadline = machine.deadline().map(|at| started + at);
             let input = tokio::select! {
-                event = heard(&mut work.hearing) => self.hear(event, &mut work, &mut clock, &mut level).await,
+                event = heard(&mut work.hearing) => self.hear(event, &mut work, &mut clock, &mut microphone).await,
                 outcome = tried(&mut work.attempt) => Self::settle(outcome, &mut work, &mut clock),
                 changed = self.expect.changed() => {
                     if changed.is_err() {
@@ -245,7 +249,7 @@ impl Ear {
         (number, event): (u64, Event),
         work: &mut Work,
         clock: &mut CaptureClock,
-        level: &mut Level,
+        microphone: &mut Microphone,
     ) -> Option<Input> {
         match event {
             Event::Frame { frame, arrived } => {
@@ -255,8 +259,12 @@ impl Ear {
                     work.up = true;
                     self.events.send(EarEvent::Up { at: frame.at }).await.ok();
                 }
-                if let Some(level) = level.push(&frame) {
-                    // A level that finds no room is as good as the next one.
+                let reading = microphone.push(&frame);
+                // What finds no room is as good as the next one.
+                if let Some(report) = reading.report {
+                    self.events.try_send(EarEvent::Quality(report)).ok();
+                }
+                if let Some(level) = reading.level {
                     self.events.try_send(EarEvent::Level(level)).ok();
                 }
                 if *self.listening.borrow() {

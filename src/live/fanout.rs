@@ -15,6 +15,8 @@ struct Member {
     mode: CaptionMode,
     /// No partials while the listener has paused.
     paused: bool,
+    /// `sessionJoined` comes first: before that it hears nothing.
+    seated: bool,
     outbox: Outbox,
 }
 
@@ -44,11 +46,18 @@ impl Fanout {
         Fanout { session, groups: Vec::new(), places: BTreeMap::new(), speakers: BTreeSet::new(), counts }
     }
 
+    /// Who is added hears nothing before it is seated.
     pub fn add(&mut self, listener: ListenerId, language: Language, mode: CaptionMode, role: Role, outbox: Outbox) {
         if role == Role::Speaker {
             self.speakers.insert(listener);
         }
-        self.put(listener, language, Member { mode, paused: false, outbox });
+        self.put(listener, language, Member { mode, paused: false, seated: false, outbox });
+    }
+
+    pub fn seat(&mut self, listener: ListenerId) {
+        if let Some(member) = self.member_mut(listener) {
+            member.seated = true;
+        }
     }
 
     pub fn set_playback(&mut self, listener: ListenerId, wanted: SetPlayback) {
@@ -129,7 +138,7 @@ impl Fanout {
     pub fn tell(&self, language: Option<&Language>, wall: UnixMs, message: ServerMessage) {
         let text = self.encode(message, wall, None, None);
         let groups = self.groups.iter().filter(|group| language.is_none_or(|one| group.language == *one));
-        for member in groups.flat_map(|group| group.members.values()) {
+        for member in groups.flat_map(|group| group.members.values()).filter(|member| member.seated) {
             let pushed = member.outbox.push_durable(None, text.clone());
             self.count(pushed);
         }
@@ -159,7 +168,7 @@ impl Fanout {
 
     fn of(&self, language: &Language) -> impl Iterator<Item = &Member> {
         let group = self.groups.iter().find(|group| group.language == *language);
-        group.into_iter().flat_map(|group| group.members.values())
+        group.into_iter().flat_map(|group| group.members.values()).filter(|member| member.seated)
     }
 
     fn member(&self, listener: ListenerId) -> Option<&Member> {

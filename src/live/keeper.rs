@@ -193,14 +193,14 @@ impl Keeper {
                     let only_ours = record.version == self.record.version + 1;
                     self.answered(rounds, record, only_ours);
                 }
-                Err(error) if error.retryable() => {
+                Err(StoreError::Refused(_)) => return self.ended_elsewhere().await,
+                Err(error @ (StoreError::Leased | StoreError::NotFound)) => return self.lost(&error),
+                Err(error) => {
                     self.failed(rounds, &error);
                     rounds.retry_at = Some(Instant::now() + rounds.pause.mul_f64(rand::random_range(0.5..1.5)));
                     rounds.pause = (rounds.pause * 2).min(LONGEST_PAUSE);
                     return true;
                 }
-                Err(StoreError::Refused(_)) => return self.ended_elsewhere().await,
-                Err(error) => return self.lost(&error),
             }
         }
     }
@@ -213,12 +213,12 @@ impl Keeper {
                 self.answered(rounds, record, unchanged);
                 true
             }
-            Err(error) if error.retryable() => {
+            Err(StoreError::Refused(_)) => self.ended_elsewhere().await,
+            Err(error @ (StoreError::Leased | StoreError::NotFound)) => self.lost(&error),
+            Err(error) => {
                 self.failed(rounds, &error);
                 true
             }
-            Err(StoreError::Refused(_)) => self.ended_elsewhere().await,
-            Err(error) => self.lost(&error),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::aws::kvs;
 use crate::aws::transcribe::Options;
 use crate::store::StoreError;
 
+use super::anteroom::Anteroom;
 use super::ear::Ear;
 use super::fanout::Fanout;
 use super::frames::Frames;
@@ -165,10 +166,13 @@ impl Sessions {
             counts: Arc::clone(&meter.counts),
             flush: flush.clone(),
         };
+        let pen = self.library.pen(record);
         Actor {
             session: Session::new(now, record, Arc::clone(&self.catalogue), self.settings.terms()),
             fanout: Fanout::new(record.session_id.clone(), Arc::clone(&meter.counts)),
             log: Log::new(now.wall.0),
+            anteroom: Anteroom::new(&self.library, &pen),
+            pen,
             stats: Stats::new(now.mono),
             record: wires.record,
             clock: self.clock,

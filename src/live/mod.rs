@@ -2,12 +2,17 @@
 //!
 //! `ear` (audio in) → `frames` → `scribe` (transcription) → `session` (the machine's shell) → `fanout` → `outbox` → `seat`.
 
+mod admission;
+mod anteroom;
 mod birth;
+mod book;
 mod clock;
 mod ear;
 mod fanout;
 mod frames;
+mod idempotent;
 mod keeper;
+mod library;
 mod life;
 mod log;
 mod outbox;
@@ -21,6 +26,9 @@ mod sweep;
 mod task;
 mod visits;
 
+pub use admission::Limits;
+pub use idempotent::IdempotencyKey;
+pub use library::Transcripts;
 pub use outbox::Delivery;
 
 pub use seat::Seat;

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use babelcast_domain::error::Problem;
 use babelcast_domain::ids::ListenerId;
 use babelcast_domain::ledger::Stage;
-use babelcast_domain::wire::SetPlayback;
+use babelcast_domain::wire::{ChangeLanguage, SetPlayback};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::admission::Place;
 use super::outbox::{Delivery, OutboxReader};
 use super::session::{Command, Control, Meter};
 
@@ -22,6 +23,8 @@ pub struct Seat {
     meter: Arc<Meter>,
     /// When the delivery now being written was handed to the outbox.
     writing: Option<Instant>,
+    /// A listener's; the speaker needs none.
+    place: Option<Place>,
 }
 
 /// Who has gone without a goodbye, for the session to notice. Everybody goes once, so it holds no more than were there.
@@ -73,7 +76,11 @@ impl Seat {
         meter: Arc<Meter>,
     ) -> Self {
         let farewell = Farewell { listener, departures, said: false };
-        Seat { listener, reader, farewell, commands, meter, writing: None }
+        Seat { listener, reader, farewell, commands, meter, writing: None, place: None }
+    }
+
+    pub(super) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// The next thing to send; `sessionJoined` is the first. Cancel safe.
@@ -89,10 +96,9 @@ impl Seat {
     }
 
     /// `languageChanged` then comes through [`Seat::next`].
-    pub async fn change_language(&self, target: &str, request_id: Option<String>) -> Result<(), Problem> {
+    pub async fn change_language(&self, wanted: ChangeLanguage, request_id: Option<String>) -> Result<(), Problem> {
         let (answer, answered) = oneshot::channel();
-        let target = target.to_owned();
-        self.send(Command::ChangeLanguage { listener: self.listener, target, request_id, answer }).await?;
+        self.send(Command::ChangeLanguage { listener: self.listener, wanted, request_id, answer }).await?;
         answered.await.unwrap_or_else(|_| Err(Problem::session_not_found("ended")))
     }
 

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::Problem;
-use babelcast_domain::ids::ListenerId;
+use babelcast_domain::ids::{AccessCode, ListenerId};
 use babelcast_domain::language::Language;
 use babelcast_domain::ledger::{Ledger, Stage};
 use babelcast_domain::quality::AudioLevel;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
+use babelcast_domain::seldom::Seldom;
 use babelcast_domain::session::{Effect, Input, Session, To};
-use babelcast_domain::wire::{CaptionMode, Resume, Role, ServerMessage, SetPlayback, StatusView};
+use babelcast_domain::wire::{CaptionMode, ChangeLanguage, Resume, Role, ServerMessage, SetPlayback, StatusView};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -24,6 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::aws::Clients;
 use crate::store::Presence;
 
+use super::anteroom::Anteroom;
+use super::book::Pen;
 use super::clock::Clock;
 use super::ear::EarEvent;
 use super::fanout::Fanout;
@@ -41,6 +44,8 @@ pub struct JoinRequest {
     pub target_language: Option<String>,
     pub captions: CaptionMode,
     pub audio: bool,
+    /// What the listener gave, if anything; the speaker is not asked.
+    pub access_code: Option<AccessCode>,
     pub resume: Option<Resume>,
     pub request_id: Option<String>,
 }
@@ -57,7 +62,7 @@ pub enum Command {
     },
     ChangeLanguage {
         listener: ListenerId,
-        target: String,
+        wanted: ChangeLanguage,
         request_id: Option<String>,
         answer: oneshot::Sender<Result<(), Problem>>,
     },
@@ -116,6 +121,8 @@ pub struct Snapshot {
 pub struct Meter {
     pub counts: Arc<Counts>,
     pub ledger: Mutex<Ledger>,
+    /// Lines about listeners who found no room.
+    pub full: Seldom,
 }
 
 impl Meter {
@@ -160,6 +167,8 @@ pub struct Actor {
     pub _scribe: AbortOnDropHandle<()>,
     pub fanout: Fanout,
     pub log: Log,
+    pub pen: Pen,
+    pub anteroom: Anteroom,
     pub stats: Stats,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
@@ -205,6 +214,7 @@ impl Actor {
                     None => Some(Input::End(EndReason::Failed)),
                 },
                 () = self.departures.notified() => None,
+                () = self.anteroom.stirred() => None,
                 () = at(deadline) => Some(Input::Tick),
             };
             let mut inputs: VecDeque<Input> = input.into_iter().collect();
@@ -216,6 +226,7 @@ impl Actor {
             for input in inputs {
                 self.handle(input);
             }
+            self.seat_ready();
             self.publish();
             if let Some(gone) = self.finished {
                 match gone {
@@ -270,8 +281,12 @@ impl Actor {
 
     fn append(&mut self, to: &To, message: &ServerMessage) {
         let now = self.clock.now();
+        if matches!(message, ServerMessage::SessionEnded { .. }) {
+            self.seat_everyone();
+        }
         if let ServerMessage::Transcription(caption) = message {
             self.stats.shown(caption, now.wall);
+            self.pen.write(caption, self.session.translating());
         }
         let languages = match to {
             To::Everyone => self.log.languages(),
@@ -325,7 +340,8 @@ impl Actor {
         self.finished = Some(Gone::Lost);
     }
 
-    pub(super) fn go_away(&self, reason: &str) {
+    pub(super) fn go_away(&mut self, reason: &str) {
+        self.seat_everyone();
         let message = ServerMessage::GoAway { reason: reason.to_owned(), reconnect_within_ms: 5_000 };
         self.fanout.tell(None, self.clock.now().wall, message);
     }
@@ -356,6 +372,11 @@ impl Actor {
         match event {
             EarEvent::Up { at } => Some(Input::MediaUp { at }),
             EarEvent::Lost { reason } => Some(Input::MediaLost { reason }),
+            EarEvent::Quality(report) => {
+                let message = self.stats.audio_quality(report);
+                self.fanout.tell_speaker(self.clock.now().wall, message);
+                None
+            }
             EarEvent::Level(level) => {
                 self.snapshot.send_modify(|snapshot| snapshot.level = Some(level));
                 None

@@ -7,10 +7,13 @@ use std::time::Duration;
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::{NodeId, SessionId, SpeakerId};
-use babelcast_domain::language::Catalogue;
+use babelcast_domain::language::{Catalogue, Language};
+use babelcast_domain::line::Line;
 use babelcast_domain::record::{Change, Edit, EndReason, SessionRecord, Status};
 use babelcast_domain::time::UnixMs;
-use babelcast_domain::wire::{ConnectionView, IceServerView, LanguageState, LanguageStatus, PatchSession, StatusView};
+use babelcast_domain::wire::{
+    ConnectionView, IceServerView, LanguageState, LanguageStatus, PatchSession, Role, StatusView,
+};
 use futures_util::future::join_all;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -22,7 +25,9 @@ use crate::aws::kvs::{self, KvsError};
 use crate::aws::sign;
 use crate::store::{Expected, Presence, Store, StoreError};
 
+use super::admission::Places;
 use super::clock::Clock;
+use super::library::Library;
 use super::life::elsewhere;
 use super::seat::Seat;
 use super::session::{Command, JoinRequest, Meter, Snapshot};
@@ -32,6 +37,8 @@ use super::settings::Settings;
 const PAGE: usize = 50;
 /// How long an actor may take to answer a door.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last lines may take to reach the store when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(3);
 /// An answer of the store to a probe counts for so long.
 const PING_LASTS: Duration = Duration::from_secs(1);
 /// Writes to a session of another node, each after a fresh look, before the caller is told to try again.
@@ -62,6 +69,8 @@ pub struct Sessions {
     pub(super) tls: Arc<ClientConfig>,
     pub(super) counts: Arc<Counts>,
     pub(super) clock: Clock,
+    pub(super) places: Arc<Places>,
+    pub(super) library: Arc<Library>,
     /// New with every start.
     pub(super) node: NodeId,
     live: Mutex<BTreeMap<SessionId, Handle>>,
@@ -80,6 +89,8 @@ impl Sessions {
         tls: Arc<ClientConfig>,
         counts: Arc<Counts>,
     ) -> Arc<Self> {
+        let terms = settings.transcripts.clone();
+        let library = Library::new(terms, Arc::clone(&clients), Arc::clone(&store), Arc::clone(&counts));
         Arc::new(Sessions {
             settings,
             clients,
@@ -88,6 +99,8 @@ impl Sessions {
             tls,
             counts,
             clock: Clock::start(),
+            places: Arc::default(),
+            library,
             node: NodeId::new(format!("{:016x}", rand::random::<u64>())),
             live: Mutex::default(),
             adopting: Mutex::default(),
@@ -262,8 +275,23 @@ impl Sessions {
     /// Takes a seat in a session; `sessionJoined` is the first thing the seat delivers.
     pub async fn join(self: &Arc<Self>, id: &SessionId, request: JoinRequest) -> Result<Seat, Problem> {
         self.host(id).await?;
+        let place = (request.role == Role::Listener).then(|| self.place()).transpose()?;
         let (answer, answered) = oneshot::channel();
-        self.ask(id, Command::Join { request, answer }, answered).await?
+        let mut seat = self.ask(id, Command::Join { request, answer }, answered).await??;
+        if let Some(place) = place {
+            seat.hold(place);
+        }
+        Ok(seat)
+    }
+
+    /// The language of this session that a request means; absent: the source language.
+    pub fn choose(&self, record: &SessionRecord, asked: Option<&str>) -> Result<Language, Problem> {
+        self.catalogue.choose(asked, &record.source_language, record.target_languages.as_deref())
+    }
+
+    /// Everything said so far in a language, live or over; see [`Library::transcript`].
+    pub async fn transcript(&self, record: &SessionRecord, language: &Language) -> Result<Vec<Line>, Problem> {
+        self.library.transcript(record, language).await
     }
 
     /// Counters and latencies of a live session.
@@ -301,6 +329,7 @@ impl Sessions {
             tracing::warn!(sessions = self.live_count(), "sessions did not end in time and are dropped");
         }
         self.cut();
+        self.library.close(LAST_LINES).await;
     }
 
     /// Ends every task of every session here and now, as a crash would.

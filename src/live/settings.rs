@@ -6,6 +6,9 @@ use babelcast_domain::session::Terms;
 use babelcast_domain::signaling::CandidatePolicy;
 use serde::{Deserialize, Deserializer};
 
+use super::admission::Limits;
+use super::library::Transcripts;
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -28,6 +31,8 @@ pub struct Settings {
     /// Takes ICE candidates on loopback and private addresses. For laptops and tests, never in production.
     pub local_candidates: bool,
     pub recogniser: Patience,
+    pub limits: Limits,
+    pub transcripts: Transcripts,
     pub lease: Lease,
     /// Between two looks for channels and records that nobody owns any more; 0: never.
     #[serde(rename = "sweep_every_ms", deserialize_with = "millis")]
@@ -98,6 +103,8 @@ impl Default for Settings {
             channel_tag: "live".to_owned(),
             local_candidates: false,
             recogniser: Patience::default(),
+            limits: Limits::default(),
+            transcripts: Transcripts::default(),
             lease: Lease::default(),
             sweep_every: Duration::from_secs(5 * 60),
         }
@@ -150,7 +157,8 @@ impl Settings {
     }
 
     pub(super) fn terms(&self) -> Terms {
-        Terms { abandon_after: self.abandon_after, flush_deadline: self.flush_deadline }
+        let limits = self.limits.of_session();
+        Terms { abandon_after: self.abandon_after, flush_deadline: self.flush_deadline, limits }
     }
 
     pub(super) fn candidates(&self) -> CandidatePolicy {
@@ -158,6 +166,6 @@ impl Settings {
     }
 }
 
-fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_millis)
 }

@@ -1,11 +1,14 @@
-//! Who listens and how late captions are: told to the speaker at most once a second, and to the keeper.
+//! What the speaker is told: who listens and how late captions are, at most once a second (the keeper hears of it too),
+//! and whether the microphone and the pace are well.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use babelcast_domain::language::Language;
+use babelcast_domain::microphone::Pace;
 use babelcast_domain::time::UnixMs;
-use babelcast_domain::wire::{Caption, ServerMessage};
+use babelcast_domain::track::spaced;
+use babelcast_domain::wire::{AudioWarning, Caption, QualityReport, ServerMessage};
 
 use crate::store::Presence;
 
@@ -17,6 +20,7 @@ pub struct Stats {
     listeners: Presence,
     /// From a word's end to its newest caption, by language.
     lag_ms: BTreeMap<Language, u64>,
+    pace: Pace,
     /// Something is worth telling.
     fresh: bool,
     next: Duration,
@@ -24,7 +28,13 @@ pub struct Stats {
 
 impl Stats {
     pub fn new(now: Duration) -> Self {
-        Stats { listeners: Presence::default(), lag_ms: BTreeMap::new(), fresh: false, next: now }
+        Stats {
+            listeners: Presence::default(),
+            lag_ms: BTreeMap::new(),
+            pace: Pace::default(),
+            fresh: false,
+            next: now,
+        }
     }
 
     /// Somebody came, went or changed language.
@@ -33,6 +43,10 @@ impl Stats {
     }
 
     pub fn shown(&mut self, caption: &Caption, wall: UnixMs) {
+        if caption.is_final && caption.source_language.is_none() && spaced(&caption.language) {
+            let words = caption.text.split_whitespace().count() as u64;
+            self.pace.push(words, caption.end_ms.saturating_sub(caption.start_ms));
+        }
         let Some(heard_at) = caption.heard_at else { return };
         self.lag_ms.insert(caption.language.clone(), wall.0.saturating_sub(heard_at.0));
         self.fresh = true;
@@ -54,6 +68,14 @@ impl Stats {
         self.lag_ms.retain(|language, _| by_language.contains_key(language));
         self.listeners = Presence { total: by_language.values().sum(), by_language };
         Some(&self.listeners)
+    }
+
+    /// What the ear measured, and the pace, which only words tell.
+    pub fn audio_quality(&self, mut report: QualityReport) -> ServerMessage {
+        if self.pace.is_too_fast() {
+            report.warnings.push(AudioWarning::TooFast);
+        }
+        ServerMessage::AudioQuality(report)
     }
 
     pub fn message(&self) -> ServerMessage {

@@ -8,9 +8,10 @@ use babelcast_domain::ids::ListenerId;
 use babelcast_domain::language::Language;
 use babelcast_domain::record::{Edit, EndReason, Status};
 use babelcast_domain::session::Input;
-use babelcast_domain::wire::{Role, ServerMessage, SessionJoined};
+use babelcast_domain::wire::{ChangeLanguage, Role, ServerMessage, SessionJoined};
 use tokio::sync::oneshot;
 
+use super::anteroom::Answer;
 use super::outbox::outbox;
 use super::seat::Seat;
 use super::session::{Actor, Command, Control, JoinRequest};
@@ -23,17 +24,19 @@ impl Actor {
                 None
             }
             Command::Leave { listener } => self.fanout.remove(listener).then_some(Input::Left { listener, cut: false }),
-            Command::ChangeLanguage { listener, target, request_id, answer } => {
-                let changed = self.change_language(listener, &target, request_id);
+            Command::ChangeLanguage { listener, wanted, request_id, answer } => {
+                let changed = self.change_language(listener, &wanted, request_id);
                 answer.send(changed).ok();
                 None
             }
             Command::ReportStatus { listener, request_id } => {
+                self.seat_now(listener);
                 let message = ServerMessage::SessionStatus(self.session.status_view());
                 self.fanout.answer(listener, self.clock.now().wall, None, request_id, message);
                 None
             }
             Command::SetPlayback { listener, wanted } => {
+                self.seat_now(listener);
                 self.fanout.set_playback(listener, wanted);
                 None
             }
@@ -80,7 +83,7 @@ impl Actor {
             answer.send(Err(Problem::session_not_found("ended"))).ok();
             return;
         }
-        let language = match self.session.resolve(request.target_language.as_deref()) {
+        let language = match self.admitted(&request) {
             Ok(language) => language,
             Err(problem) => {
                 answer.send(Err(problem)).ok();
@@ -100,7 +103,7 @@ impl Actor {
             }
         }
         self.handle(Input::Joined { listener, language: language.clone(), role: request.role });
-        self.welcome(listener, &language, request);
+        self.answer_with_history(listener, language, Answer::Joined(request));
         let seat = Seat::new(
             listener,
             reader,
@@ -113,7 +116,7 @@ impl Actor {
     }
 
     /// `sessionJoined`, then what a resuming listener has missed.
-    fn welcome(&mut self, listener: ListenerId, language: &Language, request: JoinRequest) {
+    pub(super) fn welcome(&mut self, listener: ListenerId, language: &Language, request: JoinRequest) {
         let now = self.clock.now();
         let missed = request.resume.and_then(|resume| self.log.since(language, resume.epoch, resume.seq));
         let resumed = missed.is_some();
@@ -130,29 +133,46 @@ impl Actor {
             audio: request.audio,
             epoch: self.log.epoch(),
             resumed,
-            history: if resumed { Vec::new() } else { self.log.history(language, now.mono) },
+            history: if resumed { Vec::new() } else { self.history(language) },
             broadcast_state: self.session.broadcast(),
         };
         let message = ServerMessage::SessionJoined(Box::new(joined));
+        self.fanout.seat(listener);
         self.fanout.answer(listener, now.wall, Some(seq), request.request_id, message);
         for entry in missed.into_iter().flatten() {
             self.fanout.answer(listener, now.wall, Some(entry.seq), None, entry.message);
         }
     }
 
-    fn change_language(&mut self, listener: ListenerId, target: &str, request: Option<String>) -> Result<(), Problem> {
-        let language = self.session.resolve(Some(target))?;
+    fn change_language(
+        &mut self,
+        listener: ListenerId,
+        wanted: &ChangeLanguage,
+        request_id: Option<String>,
+    ) -> Result<(), Problem> {
+        let (language, audio_language) = self.admitted_change(listener, wanted)?;
+        self.seat_now(listener);
         self.log.open(&language);
-        self.fanout.change_language(listener, language.clone());
         self.handle(Input::LanguageChanged { listener, language: language.clone() });
-        let now = self.clock.now();
+        self.answer_with_history(listener, language, Answer::Changed { request_id, audio_language });
+        Ok(())
+    }
+
+    pub(super) fn language_changed(
+        &mut self,
+        listener: ListenerId,
+        language: &Language,
+        audio_language: Option<Language>,
+        request: Option<String>,
+    ) {
+        self.fanout.change_language(listener, language.clone());
         let message = ServerMessage::LanguageChanged {
             target_language: language.clone(),
-            audio_language: None,
-            history: self.log.history(&language, now.mono),
+            audio_language,
+            history: self.history(language),
             epoch: self.log.epoch(),
         };
-        self.fanout.answer(listener, now.wall, Some(self.log.last_seq(&language)), request, message);
-        Ok(())
+        let (wall, seq) = (self.clock.now().wall, self.log.last_seq(language));
+        self.fanout.answer(listener, wall, Some(seq), request, message);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use babelcast_domain::audio::PcmFrame;
 use babelcast_domain::counts::{Count, Counts};
+use babelcast_domain::rate::{Bucket, Rate};
 use babelcast_domain::signaling::exchange::{ANSWER_TIMEOUT, Exchange, ExchangeFailed};
 use babelcast_domain::signaling::{self, CandidatePolicy, Message, SendRefused};
 use rtc::peer_connection::transport::RTCDtlsTransportState;
@@ -168,6 +169,7 @@ async fn negotiate(attempt: Attempt, counts: &Arc<Counts>, stop: &CancellationTo
         frames: Vec::new(),
         ready: VecDeque::new(),
         last_packet: Instant::now(),
+        intake: Intake::new(Instant::now()),
         quiet: false,
         path_broken: false,
         lost: None,
@@ -222,10 +224,39 @@ pub struct Hearing {
     frames: Vec<PcmFrame>,
     ready: VecDeque<Event>,
     last_packet: Instant,
+    intake: Intake,
     quiet: bool,
     path_broken: bool,
     lost: Option<Lost>,
     counts: Arc<Counts>,
+}
+
+/// Speech has 50 packets a second, and 400 in the smallest frames Opus knows. Each costs a place in the order and maybe a
+/// decoding, so what is more is not looked at.
+const PACKETS: Option<Rate> = Rate::new(400, Duration::from_secs(1), 200);
+
+/// Lets packets in at the pace of speech, however many come.
+struct Intake {
+    packets: Bucket,
+    /// The log has it.
+    told: bool,
+}
+
+impl Intake {
+    fn new(now: Instant) -> Self {
+        Intake { packets: Bucket::full(now.into_std()), told: false }
+    }
+
+    fn admits(&mut self, arrived: Instant, counts: &Counts) -> bool {
+        if PACKETS.is_none_or(|rate| self.packets.take(rate, arrived.into_std()).is_ok()) {
+            return true;
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!("the speaker sends far more packets than speech has; what is too much is dropped");
+        }
+        counts.one(Count::RtpFlood);
+        false
+    }
 }
 
 /// Everything a [`Hearing`] waits for.
@@ -313,6 +344,9 @@ impl Hearing {
         let arrived = Instant::now();
         self.last_packet = arrived;
         self.quiet = false;
+        if !self.intake.admits(arrived, &self.counts) {
+            return;
+        }
         let header = &packet.header;
         if header.payload_type != OPUS_PAYLOAD_TYPE {
             return self.counts.one(Count::RtpForeign);
@@ -387,6 +421,32 @@ impl Hearing {
                 self.counts.one(Count::MediaLost);
                 tracing::info!(?lost, "the speaker's media ended");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many packets a second for ten seconds: how many come in.
+    fn admitted(per_second: u32) -> u32 {
+        let (begun, counts) = (Instant::now(), Counts::default());
+        let mut intake = Intake::new(begun);
+        let sent = per_second * 10;
+        let arrival = |n: u32| begun + Duration::from_secs(10) * n / sent;
+        let admitted = (0..sent).filter(|n| intake.admits(arrival(*n), &counts)).count() as u32;
+        assert_eq!(u64::from(sent - admitted), counts.get(Count::RtpFlood));
+        admitted
+    }
+
+    #[test]
+    fn speech_in_any_frames_comes_in_and_a_flood_only_at_the_pace_of_speech() {
+        for per_second in [17, 50, 100, 400] {
+            assert_eq!(admitted(per_second), per_second * 10);
+        }
+        for flood in [1_000, 20_000] {
+            assert!((4_000..=4_200).contains(&admitted(flood)), "{flood}: {}", admitted(flood));
         }
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use babelcast_domain::ids::{NodeId, SessionId, SpeakerId};
 use babelcast_domain::language::Language;
 use babelcast_domain::line::Line;
-use babelcast_domain::record::{Change, SessionRecord, Status};
+use babelcast_domain::record::{Change, SessionRecord};
 use babelcast_domain::time::UnixMs;
 
-use super::{Claim, Expected, Page, Presence, StoreError};
+use super::{Claim, Expected, Page, Presence, StoreError, rules};
 
 /// What is past its TTL is swept when a new record comes, so that a long-lived laptop does not fill up.
 #[derive(Debug, Default)]
@@ -45,17 +45,6 @@ impl Tables {
         self.keys.retain(|_, key| key.until > now.0);
         self.lines.retain(|_, (_, expires_at)| *expires_at > seconds);
     }
-
-    fn held(&mut self, id: &SessionId, node: &NodeId, fence: u64) -> Result<&mut SessionRecord, StoreError> {
-        let record = self.records.get_mut(id).ok_or(StoreError::NotFound)?;
-        if record.status == Status::Ended {
-            return Err(StoreError::Refused(record.status));
-        }
-        if record.lease_owner.as_ref() != Some(node) || record.fence != fence {
-            return Err(StoreError::Leased);
-        }
-        Ok(record)
-    }
 }
 
 impl Memory {
@@ -85,7 +74,7 @@ impl Memory {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page, StoreError> {
-        let after = cursor.map(|cursor| place(cursor).ok_or(StoreError::BadCursor)).transpose()?;
+        let after = cursor.map(rules::place).transpose()?;
         let tables = self.tables();
         let place_of = |record: &SessionRecord| (record.created_at, record.session_id.clone());
         let mut own: Vec<&SessionRecord> = tables
@@ -97,8 +86,7 @@ impl Memory {
         own.sort_by_key(|record| std::cmp::Reverse(place_of(record)));
         let more = own.len() > limit;
         let records: Vec<SessionRecord> = own.into_iter().take(limit).cloned().collect();
-        let last = records.last().filter(|_| more);
-        let cursor = last.map(|record| format!("{}.{}", record.created_at.0, record.session_id));
+        let cursor = records.last().filter(|_| more).map(rules::cursor);
         Ok(Page { records, cursor })
     }
 
@@ -113,19 +101,7 @@ impl Memory {
         expected: Expected,
         change: &Change,
     ) -> Result<SessionRecord, StoreError> {
-        let mut tables = self.tables();
-        let record = tables.records.get_mut(id).ok_or(StoreError::NotFound)?;
-        if expected.fence.is_some_and(|fence| fence != record.fence) {
-            return Err(StoreError::Leased);
-        }
-        if record.status == Status::Ended {
-            return Err(StoreError::Refused(record.status));
-        }
-        if expected.version.is_some_and(|version| version != record.version) {
-            return Err(StoreError::Stale);
-        }
-        record.apply(now, change).map_err(StoreError::Refused)?;
-        Ok(record.clone())
+        self.rewrite(id, |record| rules::change(record, now, expected, change))
     }
 
     pub fn lease(
@@ -135,33 +111,26 @@ impl Memory {
         node: &NodeId,
         until: UnixMs,
     ) -> Result<SessionRecord, StoreError> {
-        let mut tables = self.tables();
-        let record = tables.records.get_mut(id).ok_or(StoreError::NotFound)?;
-        if record.status == Status::Ended {
-            return Err(StoreError::Refused(record.status));
-        }
-        if record.is_leased_by_other(node, now) {
-            return Err(StoreError::Leased);
-        }
-        record.lease_owner = Some(node.clone());
-        record.lease_until = Some(until);
-        record.fence += 1;
-        Ok(record.clone())
+        self.rewrite(id, |record| rules::lease(record, now, node, until))
     }
 
     pub fn renew(&self, id: &SessionId, node: &NodeId, fence: u64, until: UnixMs) -> Result<SessionRecord, StoreError> {
-        let mut tables = self.tables();
-        let record = tables.held(id, node, fence)?;
-        record.lease_until = Some(until);
-        Ok(record.clone())
+        self.rewrite(id, |record| rules::renew(record, node, fence, until))
     }
 
     pub fn release(&self, id: &SessionId, node: &NodeId, fence: u64) -> Result<(), StoreError> {
+        self.rewrite(id, |record| rules::release(record, node, fence)).map(drop)
+    }
+
+    fn rewrite(
+        &self,
+        id: &SessionId,
+        decide: impl FnOnce(&mut SessionRecord) -> Result<(), StoreError>,
+    ) -> Result<SessionRecord, StoreError> {
         let mut tables = self.tables();
-        let record = tables.held(id, node, fence)?;
-        record.lease_owner = None;
-        record.lease_until = None;
-        Ok(())
+        let record = tables.records.get_mut(id).ok_or(StoreError::NotFound)?;
+        decide(record)?;
+        Ok(record.clone())
     }
 
     pub fn put_presence(&self, id: &SessionId, node: &NodeId, presence: Presence, expires_at: u64) {
@@ -176,9 +145,7 @@ impl Memory {
     }
 
     pub fn count(&self, counter: &str, now: UnixMs, window: Duration) -> u64 {
-        let window = (window.as_millis() as u64).max(1);
-        let number = now.0 / window;
-        let expires_at = ((number + 1) * window).div_ceil(1_000);
+        let (number, expires_at) = rules::window(now, window);
         let mut tables = self.tables();
         let (value, _) = tables.counters.entry(format!("{counter}#{number}")).or_insert((0, expires_at));
         *value += 1;
@@ -228,9 +195,4 @@ impl Memory {
         // A panic while the tables were held cannot have left them half written: every change is a plain assignment.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn place(cursor: &str) -> Option<(UnixMs, SessionId)> {
-    let (created_at, id) = cursor.split_once('.')?;
-    Some((UnixMs(created_at.parse().ok()?), SessionId::parse(id).ok()?))
 }

@@ -3,20 +3,30 @@
 //! Every write is conditional on the state it expects, so two replicas cannot both win a transition. What may follow
 //! what is decided by [`SessionRecord::apply`], for every form of the store alike.
 
+mod dynamo;
 mod memory;
+mod rules;
+mod settings;
+mod tables;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::config;
+use babelcast_domain::counts::Counts;
 use babelcast_domain::ids::{NodeId, SessionId, SpeakerId};
 use babelcast_domain::language::Language;
 use babelcast_domain::line::Line;
 use babelcast_domain::record::{Change, SessionRecord, Status};
 use babelcast_domain::time::UnixMs;
 
+pub use dynamo::Dynamo;
+pub use dynamo::migrate::{MigrateError, Migrations, Plan, Step};
 pub use memory::Memory;
+pub use settings::{Kind as StoreKind, Settings};
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("a session of this name exists")]
     Exists,
@@ -38,6 +48,9 @@ pub enum StoreError {
     Unavailable(String),
     #[error("the store did not answer in time")]
     Timeout,
+    /// What is stored makes no sense: written by hand, or by another version.
+    #[error("an item of the store cannot be read: {0}")]
+    Unreadable(String),
 }
 
 impl StoreError {
@@ -84,14 +97,22 @@ pub enum Claim {
     Mismatch,
 }
 
-/// Where records live. Memory serves laptops and tests; DynamoDB joins beside it.
+/// Where records live. Memory serves laptops and tests.
 #[derive(Debug)]
 pub enum Store {
     Memory(Memory),
+    Dynamo(Box<Dynamo>),
 }
 
-#[expect(clippy::unused_async, reason = "the DynamoDB form of every call crosses the network")]
 impl Store {
+    /// Opens what the settings name; calls nothing. `sdk`: region, credentials and HTTP client.
+    pub fn open(settings: &Settings, sdk: config::Builder, counts: Arc<Counts>) -> Self {
+        match settings.kind {
+            StoreKind::Memory => Store::memory(),
+            StoreKind::DynamoDb => Store::Dynamo(Box::new(Dynamo::new(settings, sdk, counts))),
+        }
+    }
+
     /// Ends with the process that holds it.
     pub fn memory() -> Self {
         Store::Memory(Memory::default())
@@ -106,6 +127,7 @@ impl Store {
     pub fn is_durable(&self) -> bool {
         match self {
             Store::Memory(memory) => memory.outlives_servers,
+            Store::Dynamo(_) => true,
         }
     }
 
@@ -113,6 +135,7 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         match self {
             Store::Memory(_) => Ok(()),
+            Store::Dynamo(dynamo) => dynamo.ping().await,
         }
     }
 
@@ -120,6 +143,7 @@ impl Store {
     pub async fn create(&self, record: &SessionRecord) -> Result<(), StoreError> {
         match self {
             Store::Memory(memory) => memory.create(record.clone()),
+            Store::Dynamo(dynamo) => dynamo.create(record).await,
         }
     }
 
@@ -127,6 +151,7 @@ impl Store {
     pub async fn get(&self, id: &SessionId) -> Result<Option<SessionRecord>, StoreError> {
         match self {
             Store::Memory(memory) => Ok(memory.get(id)),
+            Store::Dynamo(dynamo) => dynamo.get(id).await,
         }
     }
 
@@ -140,6 +165,7 @@ impl Store {
     ) -> Result<Page, StoreError> {
         match self {
             Store::Memory(memory) => memory.list(speaker, now, cursor, limit),
+            Store::Dynamo(dynamo) => dynamo.list(speaker, now, cursor, limit).await,
         }
     }
 
@@ -147,6 +173,7 @@ impl Store {
     pub async fn count_open(&self, speaker: &SpeakerId, now: UnixMs) -> Result<usize, StoreError> {
         match self {
             Store::Memory(memory) => Ok(memory.count_open(speaker, now)),
+            Store::Dynamo(dynamo) => dynamo.count_open(speaker, now).await,
         }
     }
 
@@ -161,6 +188,7 @@ impl Store {
     ) -> Result<SessionRecord, StoreError> {
         match self {
             Store::Memory(memory) => memory.change(id, now, expected, change),
+            Store::Dynamo(dynamo) => dynamo.change(id, now, expected, change).await,
         }
     }
 
@@ -175,6 +203,7 @@ impl Store {
     ) -> Result<SessionRecord, StoreError> {
         match self {
             Store::Memory(memory) => memory.lease(id, now, node, until),
+            Store::Dynamo(dynamo) => dynamo.lease(id, now, node, until).await,
         }
     }
 
@@ -189,6 +218,7 @@ impl Store {
     ) -> Result<SessionRecord, StoreError> {
         match self {
             Store::Memory(memory) => memory.renew(id, node, fence, until),
+            Store::Dynamo(dynamo) => dynamo.renew(id, node, fence, until).await,
         }
     }
 
@@ -196,6 +226,7 @@ impl Store {
     pub async fn release(&self, id: &SessionId, node: &NodeId, fence: u64) -> Result<(), StoreError> {
         match self {
             Store::Memory(memory) => memory.release(id, node, fence),
+            Store::Dynamo(dynamo) => dynamo.release(id, node, fence).await,
         }
     }
 
@@ -212,6 +243,7 @@ impl Store {
                 memory.put_presence(id, node, presence.clone(), expires_at);
                 Ok(())
             }
+            Store::Dynamo(dynamo) => dynamo.put_presence(id, node, presence, expires_at).await,
         }
     }
 
@@ -219,6 +251,7 @@ impl Store {
     pub async fn presence(&self, id: &SessionId, now: UnixMs) -> Result<BTreeMap<NodeId, Presence>, StoreError> {
         match self {
             Store::Memory(memory) => Ok(memory.presence(id, now)),
+            Store::Dynamo(dynamo) => dynamo.presence(id, now).await,
         }
     }
 
@@ -227,6 +260,7 @@ impl Store {
     pub async fn count(&self, counter: &str, now: UnixMs, window: Duration) -> Result<u64, StoreError> {
         match self {
             Store::Memory(memory) => Ok(memory.count(counter, now, window)),
+            Store::Dynamo(dynamo) => dynamo.count(counter, now, window).await,
         }
     }
 
@@ -241,6 +275,7 @@ impl Store {
     ) -> Result<Claim, StoreError> {
         match self {
             Store::Memory(memory) => Ok(memory.claim_key(key, fingerprint, now, hold)),
+            Store::Dynamo(dynamo) => dynamo.claim_key(key, fingerprint, now, hold).await,
         }
     }
 
@@ -251,6 +286,7 @@ impl Store {
                 memory.settle_key(key, outcome, expires_at);
                 Ok(())
             }
+            Store::Dynamo(dynamo) => dynamo.settle_key(key, outcome, expires_at).await,
         }
     }
 
@@ -261,6 +297,7 @@ impl Store {
                 memory.release_key(key);
                 Ok(())
             }
+            Store::Dynamo(dynamo) => dynamo.release_key(key).await,
         }
     }
 
@@ -271,6 +308,7 @@ impl Store {
                 memory.put_lines(id, lines, expires_at);
                 Ok(())
             }
+            Store::Dynamo(dynamo) => dynamo.put_lines(id, lines, expires_at).await,
         }
     }
 
@@ -278,6 +316,7 @@ impl Store {
     pub async fn lines(&self, id: &SessionId, language: &Language) -> Result<Vec<Line>, StoreError> {
         match self {
             Store::Memory(memory) => Ok(memory.lines(id, language)),
+            Store::Dynamo(dynamo) => dynamo.lines(id, language).await,
         }
     }
 }

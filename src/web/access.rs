@@ -8,6 +8,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use babelcast_domain::counts::Count;
+use babelcast_domain::error::ErrorCode;
 use futures_util::FutureExt;
 
 use super::error::{Refusal, Refused};
@@ -30,7 +31,10 @@ pub(super) async fn log(mut request: Request, next: Next) -> Response {
         let code = refused.map_or("-", |refused| refused.code.as_str());
         let session = refused.and_then(|refused| refused.session_status.as_deref()).unwrap_or("-");
         let request_id = id.to_str().unwrap_or("-");
-        if status >= 500 {
+        if refused.is_some_and(|refused| matches!(refused.code, ErrorCode::RateLimited | ErrorCode::SessionFull)) {
+            // These come by the thousand; the limits tell of them once in a while.
+            tracing::debug!(%method, route, status, code, request_id, "request limited");
+        } else if status >= 500 {
             tracing::warn!(%method, route, status, code, request_id, "request failed");
         } else {
             tracing::info!(%method, route, status, code, session, request_id, "request refused");

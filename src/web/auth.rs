@@ -2,7 +2,7 @@
 //!
 //! The algorithm comes from the key (RS256 and nothing else), never from the token; `kid` is only a map key. No token
 //! at all means anonymous, a bad one is refused. Revocation is not visible in a token, so there is none here; what
-//! lives longer than a token (a speaker's socket) looks at [`Caller::expires_at`].
+//! lives longer than a token (a speaker's socket) asks [`Caller::still_good`].
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, header};
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::SpeakerId;
+use babelcast_domain::time::UnixMs;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
@@ -41,6 +42,12 @@ pub struct AuthSettings {
     /// The least time between two fetches of the keys.
     #[serde(rename = "refetch_ms", deserialize_with = "millis")]
     pub refetch: Duration,
+    /// So long before its token ends a speaker's socket is asked for a fresh one.
+    #[serde(rename = "ask_before_ms", deserialize_with = "millis")]
+    pub ask_before: Duration,
+    /// A speaker's socket whose token ended is closed after so long; until then it may do nothing that needs one.
+    #[serde(rename = "close_after_ms", deserialize_with = "millis")]
+    pub close_after: Duration,
 }
 
 impl Default for AuthSettings {
@@ -51,6 +58,8 @@ impl Default for AuthSettings {
             client_ids: Vec::new(),
             leeway_seconds: 30,
             refetch: Duration::from_secs(10),
+            ask_before: Duration::from_secs(60),
+            close_after: Duration::from_secs(60),
         }
     }
 }
@@ -104,20 +113,22 @@ impl FromStr for Token {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
     pub id: SpeakerId,
-    /// Epoch seconds, the leeway already added.
-    pub expires_at: u64,
+    /// The token's `exp`.
+    pub expires_at: UnixMs,
+    /// The same with the leeway: until then the token is taken.
+    pub good_until: UnixMs,
 }
 
 impl Caller {
     /// What lives longer than its token asks this before each privileged action.
     pub fn still_good(&self) -> Result<(), Problem> {
-        if self.expires_at <= wall().as_secs() { Err(Reason::Expired.problem()) } else { Ok(()) }
+        if self.good_until <= wall() { Err(Reason::Expired.problem()) } else { Ok(()) }
     }
 }
 
 /// Why a token is refused. Names no part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
+pub(super) enum Reason {
     NotBearer,
     Missing,
     Malformed,
@@ -148,7 +159,7 @@ impl Reason {
         }
     }
 
-    fn problem(self) -> Problem {
+    pub(super) fn problem(self) -> Problem {
         let message = match self {
             Reason::NotBearer => "Send one `Authorization: Bearer <access token>`",
             Reason::Missing => "Sign in: this needs a speaker's access token",
@@ -178,6 +189,9 @@ pub(super) struct Tokens {
 /// What is read of a token. `exp` as `f64`, because some issuers write fractions.
 #[derive(Deserialize)]
 struct Claims {
+    /// One issuer: the library would take a list of them if ours is among it.
+    #[serde(rename = "iss")]
+    _iss: String,
     sub: String,
     exp: f64,
     #[serde(default)]
@@ -252,8 +266,9 @@ impl Tokens {
         if claims.sub.is_empty() || claims.sub.len() > 256 {
             return Err(Reason::Malformed);
         }
-        let expires_at = (claims.exp as u64).saturating_add(self.leeway);
-        Ok(Caller { id: SpeakerId::new(claims.sub), expires_at })
+        let expires_at = UnixMs((claims.exp as u64).saturating_mul(1_000));
+        let good_until = UnixMs(expires_at.0.saturating_add(self.leeway.saturating_mul(1_000)));
+        Ok(Caller { id: SpeakerId::new(claims.sub), expires_at, good_until })
     }
 }
 

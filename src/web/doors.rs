@@ -1,5 +1,6 @@
 //! Listening, serving and stopping: the life of the doors.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,12 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{any, get, post, put};
+use axum::response::Response;
+use axum::routing::{any, get};
 use babelcast_domain::counts::{Count, Counts};
 use babelcast_domain::language::Catalogue;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,11 +24,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::CorsLayer;
 
 use super::auth::Tokens;
 use super::error::Refusal;
-use super::{House, Settings, access, echo, health, sessions, socket};
+use super::impatient::Impatient;
+use super::limits::{self, Limits, Peer};
+use super::origins::Origins;
+use super::{House, Settings, access, docs, echo, routes, sessions};
 use crate::live::Sessions;
 
 /// Why the doors stay shut.
@@ -64,6 +71,8 @@ impl Doors {
         let listener = TcpListener::bind(bind).await.map_err(|error| OpenError::Bind { bind, error })?;
         let local_addr = listener.local_addr().map_err(|error| OpenError::Bind { bind, error })?;
         let tokens = Tokens::new(&settings.auth, Arc::clone(&counts))?;
+        let origins = Origins::new(&settings.allowed_origins).map_err(OpenError::Settings)?;
+        let limits = Limits::new(settings.limits.clone(), settings.trusted_hops, Arc::clone(&counts));
         let cut = CancellationToken::new();
         let house = Arc::new(House {
             settings,
@@ -71,6 +80,8 @@ impl Doors {
             catalogue,
             counts,
             tokens,
+            origins,
+            limits,
             stop: stop.child_token(),
             cut: cut.clone(),
             tasks: TaskTracker::new(),
@@ -102,7 +113,7 @@ impl Doors {
         };
         let in_time = timeout(grace, everybody).await.is_ok();
         if !in_time {
-            tracing::warn!(left = house.tasks.len(), "connections cut: they did not end in time");
+            tracing::warn!(left = house.limits.open(), "connections cut: they did not end in time");
             house.cut.cancel();
             accepting.abort();
             house.tasks.wait().await;
@@ -111,37 +122,31 @@ impl Doors {
     }
 }
 
-fn router(house: &Arc<House>) -> Router {
-    let mut router = Router::new()
-        .route("/sessions", post(sessions::create))
-        .route("/sessions/{id}", get(sessions::show).delete(sessions::end))
-        .route("/sessions/{id}/kvs-status", put(sessions::set_kvs_status))
-        .route("/sessions/{id}/kvs-connection", post(sessions::connection))
-        .route("/languages", get(health::languages))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/ws", get(socket::open));
+pub(super) fn router(house: &Arc<House>) -> Router {
+    let mut router =
+        Router::from(routes::routes()).route("/docs/", get(docs::file)).route("/docs/{*file}", get(docs::file));
     if house.settings.echo_route {
         router = router.route("/ws/echo", any(echo::open));
     }
-    // One list of origins comes with the configuration for production; no cookie is ever read, so that a foreign page
-    // can do nothing in a visitor's name.
+    // No cookie is ever read and credentials are never allowed, so that a foreign page can do nothing in a visitor's name.
     let cors = CorsLayer::new()
-        .allow_origin(Any)
+        .allow_origin(house.origins.cors())
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
-            HeaderName::from_static("idempotency-key"),
+            header::IF_NONE_MATCH,
+            sessions::IDEMPOTENCY_KEY,
             access::REQUEST_ID,
         ])
-        .expose_headers([header::LOCATION, header::RETRY_AFTER, access::REQUEST_ID])
+        .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER, access::REQUEST_ID])
         .max_age(Duration::from_secs(3_600));
     router
         .fallback(|| async { Refusal::of_http(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
             Refusal::of_http(StatusCode::METHOD_NOT_ALLOWED, "this path takes other methods; see the `Allow` header")
         })
+        .layer(from_fn_with_state(Arc::clone(house), limits::guard))
         .layer(from_fn_with_state(Arc::clone(house), access::catch_panic))
         .layer(cors)
         .layer(from_fn(access::log))
@@ -155,9 +160,10 @@ async fn accept(listener: TcpListener, router: Router, house: Arc<House>) {
             () = house.stop.cancelled() => break,
             Some(ended) = connections.join_next() => reap(ended, &house),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve(stream, router.clone(), Arc::clone(&house)));
-                }
+                Ok((stream, from)) => match house.limits.connect(from.ip()) {
+                    Some(peer) => drop(connections.spawn(serve(stream, peer, router.clone(), Arc::clone(&house)))),
+                    None => limits::turn_away(stream),
+                },
                 // Out of file descriptors, or a peer gone before we looked: open connections live on, new ones wait.
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
@@ -181,11 +187,31 @@ fn reap(ended: Result<(), JoinError>, house: &House) {
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, house: Arc<House>) {
+/// The router for one connection: every request over it says whose it is.
+struct Desk {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Desk {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.router.call(request)
+    }
+}
+
+async fn serve(stream: TcpStream, peer: Peer, router: Router, house: Arc<House>) {
     let _ = stream.set_nodelay(true);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(house.settings.timeouts.header).max_buf_size(32 << 10);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
+    let desk = Desk { router: TowerToHyperService::new(router), peer };
+    // WebSockets look at their own clock; this one is a little slower, so that theirs tells why.
+    let stream = Impatient::new(stream, house.settings.timeouts.write + Duration::from_secs(1));
+    let connection = http.serve_connection(TokioIo::new(stream), desk).with_upgrades();
     tokio::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,

@@ -14,14 +14,14 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> Result<Response, Refusal> {
     let stop = house.stop.child_token();
-    line::answer(&house, request, MAX_MESSAGE_BYTES, move |mut line: Line| async move {
+    line::answer(&house, request, MAX_MESSAGE_BYTES, None, move |mut line: Line| async move {
         loop {
             let heard = tokio::select! {
                 heard = line.hear() => heard,
                 () = stop.cancelled() => return Box::pin(line.close(1001, "going away")).await,
             };
             let said = match heard {
-                Heard::Text(text) => line.say(text).await,
+                Heard::Text(text) | Heard::TooMany(text, _) => line.say(text).await,
                 Heard::Binary(bytes) => line.say_binary(bytes).await,
                 Heard::End(end) => Err(end),
             };

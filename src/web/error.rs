@@ -16,10 +16,13 @@ use babelcast_domain::error::{ErrorCode, Problem};
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::House;
+use super::limits::is_guess;
 
 /// What a handler refuses with: the problem, and a status where HTTP has a finer one than the code's own.
 #[derive(Debug)]
@@ -29,12 +32,37 @@ pub(super) struct Refusal {
     headers: Vec<(HeaderName, &'static str)>,
 }
 
+/// What is wrong with a request, or with us (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody {
+    #[serde(rename = "type")]
+    #[schema(examples("urn:babelcast:problem:invalid-request"))]
+    kind: String,
+    /// In a few words, the same for all problems of the kind.
+    title: &'static str,
+    /// The HTTP status once more.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What is wrong here and what to do.
+    detail: String,
+    code: ErrorCode,
+    /// Whether the same request may succeed later, unchanged.
+    retryable: bool,
+    /// More for programs: `retryAfterMs`, `status` (of the session), `supported` (languages), `service`, `reason`, `limit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, nullable = false)]
+    details: Option<Value>,
+}
+
 /// Left on the answer for the access log: why it was refused.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
     pub code: ErrorCode,
     /// The actual status of a session that is not to be had.
     pub session_status: Option<String>,
+    /// Whether this tells a guesser that the guess was wrong.
+    pub guess: bool,
 }
 
 impl From<Problem> for Refusal {
@@ -60,18 +88,18 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Refusal { problem, status, headers: added } = self;
         let code = problem.code.as_str();
-        let mut body = json!({
-            "type": format!("urn:babelcast:problem:{}", code.to_ascii_lowercase().replace('_', "-")),
-            "title": title(problem.code, status),
-            "status": status.as_u16(),
-            "detail": problem.message,
-            "code": code,
-            "retryable": problem.code.retryable(),
-        });
-        let details = problem.details.unwrap_or_default();
-        if !details.is_null() {
-            body["details"] = details.clone();
-        }
+        let guess = is_guess(&problem);
+        let member = |name: &str| problem.details.as_ref().map(|details| details[name].clone()).unwrap_or_default();
+        let (wait, session_status) = (member("retryAfterMs").as_u64(), member("status").as_str().map(str::to_owned));
+        let body = ProblemBody {
+            kind: format!("urn:babelcast:problem:{}", code.to_ascii_lowercase().replace('_', "-")),
+            title: title(problem.code, status),
+            status: status.as_u16(),
+            detail: problem.message,
+            code: problem.code,
+            retryable: problem.code.retryable() || wait.is_some(),
+            details: problem.details,
+        };
         let mut headers: HeaderMap =
             added.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -79,12 +107,13 @@ impl IntoResponse for Refusal {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(wait) = details["retryAfterMs"].as_u64() {
+        if let Some(wait) = wait {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.div_ceil(1_000)));
         }
-        let session_status = details["status"].as_str().map(str::to_owned);
-        let mut response = (status, headers, body.to_string()).into_response();
-        response.extensions_mut().insert(Refused { code: problem.code, session_status });
+        // Text, numbers and JSON: writing them cannot fail.
+        let body = serde_json::to_string(&body).unwrap_or_default();
+        let mut response = (status, headers, body).into_response();
+        response.extensions_mut().insert(Refused { code: problem.code, session_status, guess });
         response
     }
 }

@@ -5,27 +5,61 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use babelcast_domain::language::Language;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::House;
 
-/// The process runs and answers.
-pub(super) async fn live() -> Json<Value> {
-    Json(json!({ "status": "live" }))
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    status: Condition,
 }
 
-/// Whether new visitors should come here: 200, or 503 once it is draining or while the store is away.
-pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Value>) {
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum Condition {
+    Live,
+    Ready,
+    Draining,
+    StoreUnavailable,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Languages {
+    /// What a speaker may speak.
+    source_languages: Vec<Language>,
+    /// What a listener may ask for.
+    target_languages: Vec<Language>,
+}
+
+/// Whether the process runs and answers
+#[utoipa::path(get, path = "/health/live", operation_id = "live", tag = "probes",
+    responses((status = 200, body = Health, description = "It does.")))]
+pub(super) async fn live() -> Json<Health> {
+    Json(Health { status: Condition::Live })
+}
+
+/// Whether new visitors should come here
+#[utoipa::path(get, path = "/health/ready", operation_id = "ready", tag = "probes",
+    responses(
+        (status = 200, body = Health, description = "They should."),
+        (status = 503, body = Health, description = "They should not: the server is stopping, or the store is away."),
+    ))]
+pub(super) async fn ready(State(house): State<Arc<House>>) -> (StatusCode, Json<Health>) {
     let status = match house.is_ready() {
-        false => "draining",
-        true if !house.sessions.store_answers().await => "storeUnavailable",
-        true => return (StatusCode::OK, Json(json!({ "status": "ready" }))),
+        false => Condition::Draining,
+        true if !house.sessions.store_answers().await => Condition::StoreUnavailable,
+        true => return (StatusCode::OK, Json(Health { status: Condition::Ready })),
     };
-    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status })))
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status }))
 }
 
-/// What a speaker may speak and a listener may ask for.
-pub(super) async fn languages(State(house): State<Arc<House>>) -> Json<Value> {
-    let sources: Vec<_> = house.catalogue.sources().collect();
-    Json(json!({ "sourceLanguages": sources, "targetLanguages": house.catalogue.targets() }))
+/// What a speaker may speak and a listener may ask for
+#[utoipa::path(get, path = "/languages", operation_id = "languages", tag = "everybody",
+    responses((status = 200, body = Languages)))]
+pub(super) async fn languages(State(house): State<Arc<House>>) -> Json<Languages> {
+    let source_languages = house.catalogue.sources().cloned().collect();
+    Json(Languages { source_languages, target_languages: house.catalogue.targets().to_vec() })
 }

@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use babelcast_domain::counts::{Count, Counts};
+use babelcast_domain::rate::{Bucket, Rate};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
@@ -45,10 +46,15 @@ pub(super) struct Line {
     /// When to ping next, or to look whether the peer is still there. One timer for the line's whole life: a new one a
     /// message would cost more than the message.
     alarm: Pin<Box<Sleep>>,
+    /// What the peer may still say at once, and how much in the long run. Without a rate: anything.
+    words: Bucket,
+    rate: Option<Rate>,
 }
 
 pub(super) enum Heard {
     Text(Utf8Bytes),
+    /// A message too many, and how long the next one should wait. The text is for its `requestId` only.
+    TooMany(Utf8Bytes, Duration),
     Binary(Bytes),
     End(End),
 }
@@ -64,6 +70,8 @@ pub(super) enum End {
     TooBig,
     NotUtf8,
     NotWebSocket,
+    /// It does not stop sending too much.
+    Flood,
 }
 
 impl End {
@@ -74,6 +82,7 @@ impl End {
             End::TooBig => Some((1009, "the message is too big")),
             End::NotUtf8 => Some((1007, "the text is not UTF-8")),
             End::NotWebSocket => Some((1002, "not the WebSocket protocol")),
+            End::Flood => Some((4429, "too many messages")),
         }
     }
 }
@@ -83,6 +92,7 @@ pub(super) fn answer<F>(
     house: &Arc<House>,
     mut request: Request,
     max_message_bytes: usize,
+    rate: Option<Rate>,
     serve: impl FnOnce(Line) -> F + Send + 'static,
 ) -> Result<Response, Refusal>
 where
@@ -106,7 +116,7 @@ where
             return;
         };
         // Boxed, because futures that pass through several hands are copied into each.
-        let serving = Box::pin(serve(Line::new(upgraded, timeouts, counts, max_message_bytes).await));
+        let serving = Box::pin(serve(Line::new(upgraded, timeouts, counts, max_message_bytes, rate).await));
         cut.run_until_cancelled(serving).await;
     });
     Ok(response)
@@ -119,7 +129,13 @@ pub(super) fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 impl Line {
-    async fn new(upgraded: Upgraded, timeouts: Timeouts, counts: Arc<Counts>, max_message_bytes: usize) -> Self {
+    async fn new(
+        upgraded: Upgraded,
+        timeouts: Timeouts,
+        counts: Arc<Counts>,
+        max_message_bytes: usize,
+        rate: Option<Rate>,
+    ) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
@@ -127,7 +143,8 @@ impl Line {
             .max_frame_size(Some(max_message_bytes));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         let alarm = Box::pin(sleep(timeouts.ping));
-        Line { socket, timeouts, counts, heard_at: Instant::now(), alarm }
+        let now = Instant::now();
+        Line { socket, timeouts, counts, heard_at: now, alarm, words: Bucket::full(now.into_std()), rate }
     }
 
     /// The next message. Pings meanwhile, and gives up on a peer that stays silent. Cancel safe.
@@ -136,13 +153,22 @@ impl Line {
             tokio::select! {
                 message = self.socket.next() => {
                     self.heard_at = Instant::now();
-                    match message {
-                        Some(Ok(Message::Text(text))) => return Heard::Text(text),
-                        Some(Ok(Message::Binary(bytes))) => return Heard::Binary(bytes),
-                        // tungstenite has queued the pong; its next read sends it.
-                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                    let message = match message {
                         Some(Ok(Message::Close(_))) | None => return Heard::End(End::Left),
+                        Some(Ok(message)) => message,
                         Some(Err(error)) => return Heard::End(end(&error)),
+                    };
+                    let wait = match self.overdrawn() {
+                        Ok(wait) => wait,
+                        Err(flood) => return Heard::End(flood),
+                    };
+                    match message {
+                        Message::Text(text) if wait.is_zero() => return Heard::Text(text),
+                        Message::Binary(bytes) if wait.is_zero() => return Heard::Binary(bytes),
+                        Message::Text(text) => return Heard::TooMany(text, wait),
+                        Message::Binary(_) => return Heard::TooMany(Utf8Bytes::default(), wait),
+                        // tungstenite has queued the pong; its next read sends it.
+                        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) | Message::Close(_) => {}
                     }
                 }
                 () = self.alarm.as_mut() => {
@@ -157,6 +183,13 @@ impl Line {
                 }
             }
         }
+    }
+
+    /// One more frame, whatever it is: how far the peer is beyond its rate, and the end when it does not care.
+    fn overdrawn(&mut self) -> Result<Duration, End> {
+        let Some(rate) = self.rate else { return Ok(Duration::ZERO) };
+        let wait = self.words.charge(rate, self.heard_at.into_std());
+        if wait >= rate.brim() { Err(End::Flood) } else { Ok(wait) }
     }
 
     pub async fn say(&mut self, text: Utf8Bytes) -> Result<(), End> {
@@ -178,7 +211,8 @@ impl Line {
     /// Ends a line that is over for the given reason: says so if there is anybody to say it to.
     pub async fn end(mut self, end: End) {
         match end {
-            End::Left | End::Silent => {}
+            // A flood is counted by the limits.
+            End::Left | End::Silent | End::Flood => {}
             End::TooSlow => self.counts.one(Count::ListenersTooSlow),
             End::TooBig | End::NotUtf8 | End::NotWebSocket => self.counts.one(Count::MessagesRefused),
         }

@@ -2,18 +2,30 @@
 //!
 //! A door checks, asks the sessions and answers; nothing is decided here that the sessions could decide. Only HTTP/1.1
 //! is spoken: a load balancer in front may speak anything, WebSockets need 1.1, and hyper's protocol detection waits
-//! for ever for the first byte. Deliberately absent: TLS (the load balancer's), per-address limits and origin lists.
+//! for ever for the first byte. Deliberately absent: TLS (the load balancer's).
 
 mod access;
+mod arrival;
+mod asyncapi;
 mod auth;
+mod docs;
 mod doors;
 mod echo;
 mod error;
+mod etag;
 mod health;
+mod impatient;
 mod keys;
+mod limits;
 mod line;
+mod openapi;
+mod origins;
+mod routes;
 mod sessions;
 mod socket;
+mod speaking;
+mod status;
+mod transcript;
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +45,10 @@ use tokio_util::task::TaskTracker;
 
 pub use auth::{AuthSettings, Token};
 pub use doors::{Doors, OpenError};
+pub use limits::LimitSettings;
 
+use self::limits::Limits;
+use self::origins::Origins;
 use crate::live::Sessions;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -49,6 +64,12 @@ pub struct Settings {
     pub max_body_bytes: usize,
     /// Offers `/ws/echo`, for conformance suites. Never in production.
     pub echo_route: bool,
+    /// Pages that may use the API from a browser, besides those of this very host: `https://app.example.com`; `*`: all.
+    pub allowed_origins: Vec<String>,
+    /// Load balancers and proxies in front, each of which adds one address to `X-Forwarded-For`. 0: the connection's own
+    /// address counts and the header is not looked at.
+    pub trusted_hops: usize,
+    pub limits: LimitSettings,
 }
 
 /// How long a peer may keep us waiting. In milliseconds in the configuration.
@@ -84,6 +105,9 @@ impl Default for Settings {
             max_message_bytes: 128 << 10,
             max_body_bytes: 64 << 10,
             echo_route: false,
+            allowed_origins: Vec::new(),
+            trusted_hops: 0,
+            limits: LimitSettings::default(),
         }
     }
 }
@@ -106,6 +130,7 @@ impl Settings {
     /// A sentence that names the setting and what it must be.
     pub fn check(&self) -> Result<(), String> {
         self.auth.check()?;
+        Origins::new(&self.allowed_origins)?;
         let Timeouts { header, body, join, ping, silent, write } = self.timeouts;
         if [header, body, join, ping, silent, write].contains(&Duration::ZERO) {
             return Err("web.timeouts: none may be 0".into());
@@ -127,6 +152,8 @@ struct House {
     catalogue: Arc<Catalogue>,
     counts: Arc<Counts>,
     tokens: auth::Tokens,
+    origins: Origins,
+    limits: Arc<Limits>,
     /// Told to finish: accept nothing more, say goodbye.
     stop: CancellationToken,
     /// Out of patience: whatever is left is dropped.

@@ -2,7 +2,7 @@
 //!
 //! The upgrade succeeds for every well-formed request, and a refusal is an `error` message and a close code, because
 //! browsers cannot read an HTTP status. One task a socket, and it owns the line and the seat, nothing else.
-//! Deliberately absent: playback, `audioChunk` and the broadcast's own controls.
+//! Deliberately absent: `audioChunk`.
 
 use std::sync::Arc;
 
@@ -12,84 +12,61 @@ use babelcast_domain::counts::Count;
 use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::SessionId;
 use babelcast_domain::record::EndReason;
-use babelcast_domain::wire::{Action, CaptionMode, ClientMessage, Envelope, JoinSession, Resume, Role, ServerMessage};
+use babelcast_domain::time::UnixMs;
+use babelcast_domain::wire::{
+    Action, Authenticate, CaptionMode, ClientMessage, CreateSession, Envelope, JoinSession, Role, ServerMessage,
+    SessionView,
+};
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
-use url::form_urlencoded;
 
-use super::auth::{Caller, Token};
+use super::arrival::Arrival;
+use super::auth::{Caller, Reason, Token};
 use super::error::Refusal;
+use super::limits::{Address, Place, is_guess, too_many};
 use super::line::{self, End, Heard, Line};
+use super::speaking::{self, Due, Speaking};
 use super::{House, wall};
 use crate::live::{Control, Delivery, JoinRequest, Seat};
 
 /// How soon clients should be elsewhere when the server stops.
 const RECONNECT_WITHIN_MS: u64 = 5_000;
 
+/// Captions, live
+///
+/// A WebSocket; its messages are in `/asyncapi.json`. The upgrade succeeds for every well-formed request, and a refusal
+/// is an `error` message and a close code, because browsers cannot read an HTTP status.
+#[utoipa::path(
+    get,
+    path = "/ws",
+    operation_id = "openSocket",
+    tag = "everybody",
+    params(
+        ("sessionId" = Option<SessionId>, Query, nullable = false, description = "Joins at once, without `joinSession`."),
+        ("targetLanguage" = Option<String>, Query, nullable = false),
+        ("captions" = inline(Option<CaptionMode>), Query, nullable = false),
+        ("epoch" = Option<u64>, Query, nullable = false, description = "With `seq`: where the listener left off."),
+        ("seq" = Option<u64>, Query, nullable = false),
+        ("accessCode" = Option<String>, Query, nullable = false, description = "Where the session has one."),
+        ("token" = Option<String>, Query, nullable = false, description = "For clients that can send no \
+            `Authorization` header; `bearer.<token>` beside the subprotocol `babelcast.v1` serves as well."),
+    ),
+    responses(
+        (status = 101, description = "The WebSocket is open."),
+        (status = 426, description = "The request is no WebSocket upgrade.",
+            headers(("Upgrade" = String), ("Sec-WebSocket-Version" = String))),
+    )
+)]
 pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> Result<Response, Refusal> {
-    let arrival = Arrival::read(&request);
-    let visited = Arc::clone(&house);
-    line::answer(&house, request, visited.settings.max_message_bytes, move |line| async move {
+    let arrival = Arrival::read(&house, &request)?;
+    let (max_message_bytes, rate) = (house.settings.max_message_bytes, house.limits.messages());
+    let (visited, address, place) = (Arc::clone(&house), arrival.address, Arc::clone(&arrival.place));
+    line::answer(&house, request, max_message_bytes, rate, move |line| async move {
         let stop = visited.stop.child_token();
-        let visit = Visit { house: visited, line, stop, joined: None };
+        let visit = Visit { house: visited, line, stop, address, joined: None, _place: place };
         visit.run(arrival).await;
-    })
-}
-
-/// What the upgrade request said. Wrong values are told on the line, not by HTTP.
-struct Arrival {
-    token: Result<Option<Token>, Problem>,
-    join: Result<Option<JoinSession>, Problem>,
-}
-
-impl Arrival {
-    /// `?sessionId=&targetLanguage=&captions=&epoch=&seq=&token=`; other parameters are passed over, because
-    /// proxies and campaign links add their own. A token in the header wins over one in the subprotocol, that over
-    /// one in the query.
-    fn read(request: &Request) -> Arrival {
-        let query = request.uri().query().unwrap_or_default();
-        let given = |name: &str| {
-            let mut pairs = form_urlencoded::parse(query.as_bytes());
-            pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
-        };
-        let in_protocol = || line::offered(request.headers()).find_map(|name| name.strip_prefix("bearer."));
-        let token = Token::from_headers(request.headers()).map(|token| {
-            let token = token.or_else(|| in_protocol().and_then(Token::new));
-            token.or_else(|| given("token").as_deref().and_then(Token::new))
-        });
-        Arrival { token, join: given("sessionId").map(|id| join_of(&id, given)).transpose() }
-    }
-}
-
-fn join_of(id: &str, given: impl Fn(&str) -> Option<String>) -> Result<JoinSession, Problem> {
-    let session_id = SessionId::parse(id).map_err(|_| Problem::session_not_found("unknown"))?;
-    let captions = match given("captions").as_deref() {
-        None => CaptionMode::default(),
-        Some("raw") => CaptionMode::Raw,
-        Some("stable") => CaptionMode::Stable,
-        Some("final") => CaptionMode::Final,
-        Some(_) => return Err(Problem::invalid("`captions` must be one of raw, stable, final")),
-    };
-    let number = |name: &str| match given(name) {
-        None => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| Problem::invalid(format!("`{name}` must be a number"))),
-    };
-    let resume = match (number("epoch")?, number("seq")?) {
-        (Some(epoch), Some(seq)) => Some(Resume { epoch, seq }),
-        (None, None) => None,
-        _ => return Err(Problem::invalid("`epoch` and `seq` go together")),
-    };
-    let target_language = given("targetLanguage");
-    Ok(JoinSession {
-        session_id,
-        target_language,
-        captions,
-        audio: false,
-        audio_format: None,
-        access_code: None,
-        resume,
     })
 }
 
@@ -98,23 +75,26 @@ struct Visit {
     house: Arc<House>,
     line: Line,
     stop: CancellationToken,
+    address: Address,
     joined: Option<Joined>,
+    _place: Arc<Place>,
 }
 
 struct Joined {
     session_id: SessionId,
     seat: Seat,
     /// The owner of the session, when it is the owner's connection.
-    speaker: Option<Caller>,
+    speaker: Option<Box<Speaking>>,
 }
 
 impl Joined {
+    /// Asked before each thing that only the speaker may do.
     fn speaker(&self) -> Result<&Caller, Problem> {
         let speaker = self.speaker.as_ref();
         let speaker =
             speaker.ok_or_else(|| Problem::new(ErrorCode::Forbidden, "Only the session's speaker may do this"))?;
-        speaker.still_good()?;
-        Ok(speaker)
+        speaker.caller.still_good()?;
+        Ok(&speaker.caller)
     }
 
     async fn control(&self, control: Control) -> Result<(), Problem> {
@@ -128,6 +108,44 @@ impl Joined {
         let (sessions, id) = (Arc::clone(&house.sessions), self.session_id.clone());
         house.to_the_end(async move { sessions.end(&id, EndReason::Speaker).await }).await
     }
+
+    /// The speaker goes on with a fresh token; answers with when that ends.
+    async fn authenticate(&mut self, house: &House, token: &str) -> Result<UnixMs, Problem> {
+        let Some(speaking) = &mut self.speaker else {
+            let why = "A listener needs no token; to speak, connect with the token of the session's owner";
+            return Err(Problem::new(ErrorCode::Forbidden, why));
+        };
+        let caller = verify(house, token).await?;
+        speaking.may_become(&caller)?;
+        let expires_at = caller.expires_at;
+        *speaking = Speaking::new(caller, &house.settings.auth);
+        Ok(expires_at)
+    }
+}
+
+async fn verify(house: &House, token: &str) -> Result<Caller, Problem> {
+    let token = Token::new(token).ok_or_else(|| Reason::Missing.problem())?;
+    house.tokens.verify(&token).await
+}
+
+/// As `POST /sessions`.
+async fn create_session(house: &House, caller: Option<&Caller>, body: CreateSession) -> Result<ServerMessage, Problem> {
+    let caller = caller.ok_or_else(|| Reason::Missing.problem())?;
+    caller.still_good()?;
+    let (sessions, speaker) = (Arc::clone(&house.sessions), caller.id.clone());
+    let record = house.to_the_end(async move { sessions.create(&speaker, body).await }).await?;
+    Ok(ServerMessage::SessionCreated { session: Box::new(SessionView::for_owner(&record, 0)) })
+}
+
+async fn sign_in(house: &House, caller: &mut Option<Caller>, token: &str) -> Result<ServerMessage, Problem> {
+    let fresh = verify(house, token).await?;
+    if caller.as_ref().is_some_and(|caller| caller.id != fresh.id) {
+        let why = "This connection belongs to somebody else; open another one";
+        return Err(Problem::new(ErrorCode::Forbidden, why));
+    }
+    let expires_at = fresh.expires_at;
+    *caller = Some(fresh);
+    Ok(ServerMessage::Authenticated { expires_at })
 }
 
 /// How a visit is over.
@@ -145,7 +163,7 @@ impl From<End> for Over {
 }
 
 impl Visit {
-    async fn run(mut self, arrival: Arrival) {
+    async fn run(mut self, arrival: Box<Arrival>) {
         // Boxed: what is needed once, or seldom, is not carried by the task of every listener for hours.
         let over = match Box::pin(self.enter(arrival)).await {
             Ok(()) => self.stay().await,
@@ -158,6 +176,9 @@ impl Visit {
                 _ => joined.seat.leave().await,
             }
         }
+        if matches!(over, Over::Ended(End::Flood)) {
+            self.house.limits.refused(Count::MessagesLimited);
+        }
         match over {
             Over::Ended(end) => Box::pin(self.line.end(end)).await,
             Over::Close(code, reason) => {
@@ -168,31 +189,37 @@ impl Visit {
     }
 
     /// From the upgrade to the seat: by the query, or by the first `joinSession`.
-    async fn enter(&mut self, arrival: Arrival) -> Result<(), Over> {
-        let house = Arc::clone(&self.house);
-        let caller = match arrival.token {
-            Ok(Some(token)) => match house.tokens.verify(&token).await {
-                Ok(caller) => Some(caller),
-                Err(problem) => return Err(self.refuse(problem, None).await),
-            },
-            Ok(None) => None,
+    async fn enter(&mut self, arrival: Box<Arrival>) -> Result<(), Over> {
+        let Arrival { admitted, token, join, .. } = *arrival;
+        let caller = match admitted.and(token) {
+            Ok(Some(token)) => self.house.tokens.verify(&token).await.map(Some),
+            Ok(None) => Ok(None),
+            Err(problem) => Err(problem),
+        };
+        let mut caller = match caller {
+            Ok(caller) => caller,
             Err(problem) => return Err(self.refuse(problem, None).await),
         };
-        let (join, request_id) = match arrival.join {
+        let (join, request_id) = match join {
             Ok(Some(join)) => (join, None),
-            Ok(None) => self.wait_for_join().await?,
-            Err(problem) => return Err(self.refuse(problem, None).await),
+            Ok(None) => self.wait_for_join(&mut caller).await?,
+            Err(problem) => {
+                let problem = self.missed(problem);
+                return Err(self.refuse(problem, None).await);
+            }
         };
         match self.join(caller, join, request_id.clone()).await {
-            Ok(joined) => {
-                self.joined = Some(joined);
-                Ok(())
+            Ok(joined) => self.joined = Some(joined),
+            Err(problem) => {
+                let problem = self.missed(problem);
+                return Err(self.refuse(problem, request_id).await);
             }
-            Err(problem) => Err(self.refuse(problem, request_id).await),
         }
+        self.greet().await
     }
 
-    async fn wait_for_join(&mut self) -> Result<(JoinSession, Option<String>), Over> {
+    /// What can be done before there is a seat: signing in, making a session, and joining one.
+    async fn wait_for_join(&mut self, caller: &mut Option<Caller>) -> Result<(JoinSession, Option<String>), Over> {
         let patience = sleep(self.house.settings.timeouts.join);
         tokio::pin!(patience);
         loop {
@@ -206,12 +233,20 @@ impl Visit {
                 () = self.stop.cancelled() => return Err(self.go_away().await),
             };
             let Some(ClientMessage { action, request_id }) = self.read(heard).await? else { continue };
-            match action {
+            let done = match action {
                 Action::JoinSession(join) => return Ok((join, request_id)),
-                Action::Ping => self.tell(ServerMessage::Pong, request_id).await?,
-                _ => {
-                    self.complain(Problem::invalid("join a session first: send `joinSession`"), request_id).await?;
-                }
+                Action::Ping => Ok(ServerMessage::Pong),
+                Action::CreateSession(body) => create_session(&self.house, caller.as_ref(), *body).await,
+                Action::Authenticate(Authenticate { token }) => sign_in(&self.house, caller, &token).await,
+                _ => Err(Problem::invalid("join a session first: send `joinSession`")),
+            };
+            if let Ok(ServerMessage::SessionCreated { .. }) = &done {
+                // Whoever has just made a session has not dawdled.
+                patience.as_mut().reset(Instant::now() + self.house.settings.timeouts.join);
+            }
+            match done {
+                Ok(answer) => self.tell(answer, request_id).await?,
+                Err(problem) => self.complain(problem, request_id).await?,
             }
         }
     }
@@ -222,8 +257,8 @@ impl Visit {
         join: JoinSession,
         request_id: Option<String>,
     ) -> Result<Joined, Problem> {
-        let JoinSession { session_id, target_language, captions, audio, audio_format: _, access_code: _, resume } =
-            join;
+        self.house.limits.join(self.address, Instant::now().into_std())?;
+        let JoinSession { session_id, target_language, captions, audio, audio_format: _, access_code, resume } = join;
         let sessions = Arc::clone(&self.house.sessions);
         let speaker = match caller {
             Some(caller) => {
@@ -232,26 +267,62 @@ impl Visit {
             }
             None => None,
         };
+        if let Some(caller) = &speaker {
+            caller.still_good()?;
+        }
         let role = if speaker.is_some() { Role::Speaker } else { Role::Listener };
-        let request = JoinRequest { role, target_language, captions, audio, resume, request_id };
+        let request = JoinRequest { role, target_language, captions, audio, access_code, resume, request_id };
         let seat = sessions.join(&session_id, request).await?;
+        let speaker = speaker.map(|caller| Speaking::new(caller, &self.house.settings.auth));
         Ok(Joined { session_id, seat, speaker })
+    }
+
+    /// Guesses are charged; who makes too many learns nothing from the last one either.
+    fn missed(&self, problem: Problem) -> Problem {
+        if is_guess(&problem) {
+            self.house.limits.guessed(self.address, Instant::now().into_std());
+        }
+        problem
+    }
+
+    /// `sessionJoined` lies in the seat already and goes first, before anything is read that was sent behind the join.
+    async fn greet(&mut self) -> Result<(), Over> {
+        let Some(joined) = self.joined.as_mut() else { return Ok(()) };
+        let delivery = joined.seat.next().await;
+        self.deliver(delivery).await
+    }
+
+    async fn deliver(&mut self, delivery: Delivery) -> Result<(), Over> {
+        match delivery {
+            Delivery::Text(bytes) => self.pass_on(bytes).await,
+            Delivery::Close { code, reason } => Err(Over::Close(code, reason)),
+        }
     }
 
     /// From the seat to the end.
     async fn stay(&mut self) -> Over {
         loop {
-            let Some(joined) = self.joined.as_mut() else { return Over::Close(1012, "no seat") };
+            let Some(Joined { seat, speaker, .. }) = self.joined.as_mut() else { return Over::Close(1012, "no seat") };
             let done = tokio::select! {
-                delivery = joined.seat.next() => match delivery {
-                    Delivery::Text(bytes) => self.pass_on(bytes).await,
-                    Delivery::Close { code, reason } => return Over::Close(code, reason),
-                },
+                delivery = seat.next() => self.deliver(delivery).await,
                 heard = self.line.hear() => Box::pin(self.handle(heard)).await,
+                due = speaking::due(speaker.as_deref_mut()) => Box::pin(self.renew(due)).await,
                 () = self.stop.cancelled() => return self.go_away().await,
             };
             if let Err(over) = done {
                 return over;
+            }
+        }
+    }
+
+    /// The speaker's token ends: it is asked for another one, and in the end shown out. The session goes on.
+    async fn renew(&mut self, due: Due) -> Result<(), Over> {
+        match due {
+            Due::Ask(expires_at) => self.tell(ServerMessage::Reauthenticate { expires_at }, None).await,
+            Due::Close => {
+                tracing::info!("a speaker's token ended and no other came; its socket is closed");
+                self.tell(error_of(Reason::Expired.problem()), None).await?;
+                Err(Over::Close(4401, "the token has expired"))
             }
         }
     }
@@ -268,27 +339,31 @@ impl Visit {
 
     async fn handle(&mut self, heard: Heard) -> Result<(), Over> {
         let Some(ClientMessage { action, request_id }) = self.read(heard).await? else { return Ok(()) };
-        let Some(joined) = &self.joined else { return Ok(()) };
+        let house = Arc::clone(&self.house);
+        let Some(joined) = &mut self.joined else { return Ok(()) };
         let done = match action {
             Action::Ping => return self.tell(ServerMessage::Pong, request_id).await,
+            Action::Authenticate(Authenticate { token }) => match joined.authenticate(&house, &token).await {
+                Ok(expires_at) => return self.tell(ServerMessage::Authenticated { expires_at }, request_id).await,
+                Err(problem) => Err(problem),
+            },
             Action::JoinSession(_) => {
                 let why = "this connection is in a session already; open another one, or send `changeLanguage`";
                 Err(Problem::new(ErrorCode::Conflict, why))
             }
-            Action::ChangeLanguage(wanted) => {
-                joined.seat.change_language(&wanted.target_language, request_id.clone()).await
-            }
+            Action::CreateSession(_) => joined.speaker().and_then(|_| {
+                let why = "this connection is in a session already; open another one to create a session";
+                Err(Problem::new(ErrorCode::Conflict, why))
+            }),
+            Action::ChangeLanguage(wanted) => joined.seat.change_language(wanted, request_id.clone()).await,
             Action::SetPlayback(wanted) => joined.seat.set_playback(wanted).await,
             Action::PauseBroadcast => joined.control(Control::Pause(true)).await,
             Action::ResumeBroadcast => joined.control(Control::Pause(false)).await,
             Action::MuteBroadcast => joined.control(Control::Mute(true)).await,
             Action::UnmuteBroadcast => joined.control(Control::Mute(false)).await,
             Action::SetVolume(wanted) => joined.control(Control::Volume(wanted.volume)).await,
-            Action::CreateSession(_) | Action::Authenticate(_) => {
-                Err(Problem::invalid("this connection cannot do that"))
-            }
             Action::GetSessionStatus => joined.seat.report_status(request_id.clone()).await,
-            Action::EndSession => joined.end_session(&self.house).await,
+            Action::EndSession => joined.end_session(&house).await,
         };
         match done {
             Ok(()) => Ok(()),
@@ -300,6 +375,12 @@ impl Visit {
     async fn read(&mut self, heard: Heard) -> Result<Option<ClientMessage>, Over> {
         let parsed = match heard {
             Heard::Text(text) => ClientMessage::parse(&text),
+            Heard::TooMany(text, wait) => {
+                self.house.limits.refused(Count::MessagesLimited);
+                // Read only for its `requestId`; how often that happens has a bound.
+                let request_id = ClientMessage::parse(&text).map_or_else(|(_, id)| id, |message| message.request_id);
+                Err((too_many("messages on this connection", wait), request_id))
+            }
             Heard::Binary(_) => Err((Problem::invalid("send text; no binary message is expected here"), None)),
             Heard::End(end) => return Err(end.into()),
         };
@@ -320,8 +401,13 @@ impl Visit {
     async fn refuse(&mut self, problem: Problem, request_id: Option<String>) -> Over {
         self.house.counts.one(Count::ListenersRefused);
         let status = problem.details.as_ref().and_then(|details| details["status"].as_str()).unwrap_or("-");
-        tracing::info!(code = problem.code.as_str(), session = status, "socket refused");
         let code = problem.code;
+        if matches!(code, ErrorCode::RateLimited | ErrorCode::SessionFull) {
+            // These come by the thousand; the limits tell of them once in a while.
+            tracing::debug!(code = code.as_str(), "socket limited");
+        } else {
+            tracing::info!(code = code.as_str(), session = status, "socket refused");
+        }
         match self.tell(error_of(problem), request_id).await {
             Ok(()) => Over::Close(code.close_code(), code.as_str()),
             Err(over) => over,
@@ -337,7 +423,10 @@ impl Visit {
     }
 
     async fn tell(&mut self, message: ServerMessage, request_id: Option<String>) -> Result<(), Over> {
-        let session_id = self.joined.as_ref().map(|joined| joined.session_id.clone());
+        let session_id = match &message {
+            ServerMessage::SessionCreated { session } => Some(session.session_id.clone()),
+            _ => self.joined.as_ref().map(|joined| joined.session_id.clone()),
+        };
         let envelope = Envelope { message, session_id, timestamp: wall(), seq: None, request_id };
         match serde_json::to_string(&envelope) {
             Ok(text) => Ok(self.line.say(text.into()).await?),

@@ -69,16 +69,20 @@ impl House {
     }
 
     pub async fn open_with(change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
-        House::open_on(Arc::new(Store::memory()), change).await
+        House::open_on(None, change).await
     }
 
     /// On a store that others may share.
-    pub async fn open_on(store: Arc<Store>, change: impl FnOnce(&mut Settings, &mut local_cloud::Settings)) -> House {
+    pub async fn open_on(
+        store: Option<Arc<Store>>,
+        change: impl FnOnce(&mut Settings, &mut local_cloud::Settings),
+    ) -> House {
         start_log();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut settings = Settings::load(None).unwrap();
         settings.web.bind = ([127, 0, 0, 1], 0).into();
         settings.live.sessions_per_speaker = 100;
+        settings.live.limits.creations_per_minute = 0;
         let mut cloud = local_cloud::Settings {
             plain_signaling: true,
             transcribe: Some(local_cloud::transcribe::Settings::new(Engine::Tones(Tones))),

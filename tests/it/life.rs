@@ -28,13 +28,13 @@ const QUICK: Lease = Lease {
 /// A house whose store a second server shares.
 async fn shared() -> (House, Arc<Store>) {
     let store = Arc::new(Store::shared_memory());
-    let house = House::open_on(Arc::clone(&store), |settings, _| settings.live.lease = QUICK).await;
+    let house = House::open_on(Some(Arc::clone(&store)), |settings, _| settings.live.lease = QUICK).await;
     (house, store)
 }
 
 async fn another(house: &House, store: &Arc<Store>) -> App {
     let settings = house.settings.clone();
-    Stack::replica(&house.stack.cloud, Arc::clone(store), settings).await.unwrap()
+    Stack::replica(&house.stack.cloud, Some(Arc::clone(store)), settings).await.unwrap()
 }
 
 fn url(app: &App) -> Url {
@@ -221,7 +221,7 @@ async fn what_is_said_while_paused_or_muted_is_not_captioned() {
 async fn s13_hundreds_of_sessions_killed_at_random_points_leave_no_channel_record_or_task() {
     const SESSIONS: usize = 500;
     let store = Arc::new(Store::shared_memory());
-    let house = House::open_on(Arc::clone(&store), |settings, _| {
+    let house = House::open_on(Some(Arc::clone(&store)), |settings, _| {
         settings.live.lease = QUICK;
         settings.live.sessions_per_speaker = SESSIONS;
         settings.live.abandon_after = Duration::from_millis(500);

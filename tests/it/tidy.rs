@@ -14,7 +14,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("lib", vec![]),
         ("cli", vec!["app", "aws", "cli", "config", "live", "media", "store", "telemetry", "web"]),
         ("app", vec!["aws", "config", "live", "media", "store", "web"]),
-        ("config", vec!["aws", "live", "telemetry", "web"]),
+        ("config", vec!["aws", "live", "store", "telemetry", "web"]),
         ("telemetry", vec![]),
         ("web", vec!["live", "web"]),
         ("live", vec!["aws", "live", "media", "store"]),

@@ -3,6 +3,7 @@
 //! [`Session`] composes smaller machines: [`Audience`] (who listens), [`Utterances`] (what was said) and one
 //! [`Track`] per target language in demand. Deliberately absent: sockets, queues, clocks, AWS.
 
+mod admission;
 mod effect;
 mod show;
 mod view;
@@ -23,6 +24,7 @@ use crate::transcript::Heard;
 use crate::utterance::Utterances;
 use crate::wire::{BroadcastState, GapReason, ServerMessage};
 
+pub use admission::Limits;
 pub use effect::{Effect, Input, To};
 
 /// Where the broadcast stands. `(status, speakerKvsConnected)` in the record is its stored shadow.
@@ -43,6 +45,7 @@ pub struct Terms {
     pub abandon_after: Duration,
     /// After `End`, translations under way get so long before the session is closed without them.
     pub flush_deadline: Duration,
+    pub limits: Limits,
 }
 
 #[derive(Debug)]
@@ -108,13 +111,7 @@ impl Session {
 
     /// The language a listener means, or a problem that lists what is offered. Absent: the source language.
     pub fn resolve(&self, asked: Option<&str>) -> Result<Language, Problem> {
-        let Some(asked) = asked else { return Ok(self.source.clone()) };
-        let allowed = self.allowed.as_deref();
-        let found = Language::parse(asked).ok().and_then(|asked| self.catalogue.resolve(&asked, &self.source, allowed));
-        found.ok_or_else(|| {
-            let asked: String = asked.chars().filter(|c| !c.is_control()).take(35).collect();
-            Problem::unsupported_language(&asked, &self.catalogue.offered(&self.source, allowed))
-        })
+        self.catalogue.choose(asked, &self.source, self.allowed.as_deref())
     }
 
     pub fn source(&self) -> &Language {

@@ -52,9 +52,14 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Stage::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
         let catalogue = Catalogue::new([(lang("en"), lang("en-US"))], vec![lang("es"), lang("fr")]);
         let now = Now { mono: Duration::ZERO, wall: UnixMs(0) };
-        let terms = Terms { abandon_after: Duration::from_secs(1_800), flush_deadline: Duration::from_secs(4) };
+        let (abandon_after, flush_deadline) = (Duration::from_secs(1_800), Duration::from_secs(4));
+        let terms = Terms { abandon_after, flush_deadline, limits };
         Stage { session: Session::new(now, &record(), Arc::new(catalogue), terms), now, done: Vec::new() }
     }
 
@@ -286,6 +291,48 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>().prop_map(Step::Flag),
         any::<bool>().prop_map(Step::Media),
     ]
+}
+
+fn refusal(refused: Result<(), Problem>) -> (ErrorCode, String) {
+    let problem = refused.unwrap_err();
+    assert!(problem.code.retryable());
+    (problem.code, problem.details.unwrap()["reason"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_full_session_takes_no_listener_more_but_its_speaker() {
+    let mut stage = Stage::with(Limits { listeners: 2, languages: 0 });
+    stage.join(1, "es");
+    let now = stage.now.mono;
+    assert_eq!(stage.session.admit(now, Role::Listener, &lang("es")), Ok(()));
+    stage.join(2, "en");
+    let full = (ErrorCode::SessionFull, "listeners".to_owned());
+    assert_eq!(refusal(stage.session.admit(now, Role::Listener, &lang("es"))), full);
+    assert_eq!(stage.session.admit(now, Role::Speaker, &lang("en")), Ok(()));
+    stage.give(Input::Left { listener: ListenerId(1), cut: false });
+    assert_eq!(stage.session.admit(now, Role::Listener, &lang("es")), Ok(()));
+}
+
+#[test]
+fn one_language_too_many_is_refused_and_the_one_that_is_left_makes_room() {
+    let mut stage = Stage::with(Limits { listeners: 0, languages: 1 });
+    stage.join(1, "es");
+    let now = stage.now.mono;
+    let full = (ErrorCode::SessionFull, "languages".to_owned());
+    for free in ["es", "en"] {
+        assert_eq!(stage.session.admit(now, Role::Listener, &lang(free)), Ok(()), "{free}");
+    }
+    assert_eq!(refusal(stage.session.admit(now, Role::Listener, &lang("fr"))), full);
+    assert_eq!(stage.session.admit_change(now, ListenerId(1), &lang("fr")), Ok(()), "its own language goes");
+    stage.join(2, "es");
+    assert_eq!(refusal(stage.session.admit_change(now, ListenerId(1), &lang("fr"))), full);
+    // A language whose listener was cut off is still paid for.
+    for id in [1, 2] {
+        stage.give(Input::Left { listener: ListenerId(id), cut: true });
+    }
+    assert_eq!(refusal(stage.session.admit(now, Role::Listener, &lang("fr"))), full);
+    stage.wait(crate::limits::DEMAND_LINGER.as_millis() as u64 + 1);
+    assert_eq!(stage.session.admit(stage.now.mono, Role::Listener, &lang("fr")), Ok(()));
 }
 
 proptest! {

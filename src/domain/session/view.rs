@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::language::Language;
 use crate::record::Status;
+use crate::track::Track;
 use crate::wire::{BroadcastState, LanguageState, LanguageStatus, StatusView};
 
 use super::{Phase, Session};
@@ -23,6 +24,16 @@ impl Session {
 
     pub fn listeners_by_language(&self) -> BTreeMap<Language, u64> {
         self.audience.by_language()
+    }
+
+    /// Languages that are being translated into.
+    pub fn translating(&self) -> impl Iterator<Item = &Language> {
+        self.tracks.keys()
+    }
+
+    /// Segments whose finals in this language are still to come.
+    pub fn under_way(&self, language: &Language) -> BTreeSet<u64> {
+        self.tracks.get(language).map(Track::under_way).unwrap_or_default()
     }
 
     /// What pollers are told.

@@ -5,14 +5,16 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::error::Problem;
 use crate::ids::{AccessCode, SessionId};
 
 use super::CreateSession;
+use super::http::AskedLanguage;
 
 /// How much of the growing text a listener wants to see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CaptionMode {
     /// Every revision of the whole text; words may still change.
@@ -29,19 +31,20 @@ impl CaptionMode {
 }
 
 /// Where a listener left off: the last durable event it has seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resume {
     pub epoch: u64,
     pub seq: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JoinSession {
     pub session_id: SessionId,
     /// As the listener wrote it, matched by the session's catalogue. Absent: the source language.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AskedLanguage>)]
     pub target_language: Option<String>,
     #[serde(default)]
     pub captions: CaptionMode,
@@ -56,7 +59,7 @@ pub struct JoinSession {
     pub resume: Option<Resume>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AudioFormat {
     Mp3,
@@ -64,17 +67,19 @@ pub enum AudioFormat {
     Pcm,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChangeLanguage {
+    #[schema(value_type = AskedLanguage)]
     pub target_language: String,
     /// Absent: the voice follows the captions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AskedLanguage>)]
     pub audio_language: Option<String>,
 }
 
 /// What is left out stays as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SetPlayback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,15 +91,16 @@ pub struct SetPlayback {
     pub paused: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SetVolume {
     /// 0..1
+    #[schema(minimum = 0, maximum = 1)]
     pub volume: f32,
 }
 
 /// A fresh token of the same speaker, before the old one ends.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Authenticate {
     pub token: String,
@@ -215,9 +221,9 @@ fn volume(asked: SetVolume) -> Result<SetVolume, Problem> {
     if (0.0..=1.0).contains(&asked.volume) { Ok(asked) } else { Err(Problem::invalid("`volume` must be 0 to 1")) }
 }
 
-/// Serde's message names the offending field; what it quotes of the client's own input stays with that client.
+/// The problem begins with the path of the field; what serde quotes of the client's own input stays with that client.
 fn fields_of<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Problem> {
-    serde_json::from_value(Value::Object(fields)).map_err(|error| Problem::invalid(error.to_string()))
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| Problem::invalid(error.to_string()))
 }
 
 #[cfg(test)]
@@ -256,6 +262,13 @@ mod tests {
             (r#"{"action":"joinSession"}"#, "sessionId"),
             (r#"{"action":"changeLanguage"}"#, "targetLanguage"),
             (r#"{"action":"ping","requestId":[]}"#, "requestId"),
+            (r#"{"action":"joinSession","sessionId":7}"#, "sessionId: "),
+            (r#"{"action":"joinSession","sessionId":"a-b-1","accessCode":"x"}"#, "accessCode: "),
+            (r#"{"action":"joinSession","sessionId":"a-b-1","resume":{"epoch":1,"seq":"x"}}"#, "resume.seq: "),
+            (r#"{"action":"joinSession","sessionId":"a-b-1","captions":"all"}"#, "captions: "),
+            (r#"{"action":"setPlayback","audio":"yes"}"#, "audio: "),
+            (r#"{"action":"createSession","sourceLanguage":"en","targetLanguages":["es",7]}"#, "targetLanguages[1]: "),
+            (r#"{"action":"endSession","sessionId":"?"}"#, "sessionId: "),
         ] {
             let (problem, _) = ClientMessage::parse(text).unwrap_err();
             assert!(problem.message.contains(word), "{text}: {}", problem.message);

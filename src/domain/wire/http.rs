@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 
 use crate::error::Problem;
 use crate::ids::{AccessCode, SessionId};
@@ -11,23 +13,31 @@ use crate::record::{EndReason, QualityTier, SessionRecord, SignalingEndpoints, S
 use crate::time::UnixMs;
 
 /// `POST /sessions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateSession {
+    /// What the speaker speaks; one of `sourceLanguages` of `GET /languages`, in any case.
+    #[schema(max_length = 35, pattern = "^[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z0-9]{4,8}))*$", examples("en"))]
     pub source_language: String,
     #[serde(default)]
     pub quality_tier: QualityTier,
+    /// What listeners may ask for; left out or null: every language of `targetLanguages` of `GET /languages`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<AskedLanguage>>, min_items = 1, examples(json!(["es", "fr"])))]
     pub target_languages: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 120, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$", examples("Opening talk"))]
     pub title: Option<String>,
+    /// Keep the speaker's media in a KVS stream.
     #[serde(default)]
     pub recording: bool,
     /// Name of a Translate custom terminology.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,200}$", examples("product-terms"))]
     pub glossary: Option<String>,
     /// Name of a Transcribe custom vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,200}$", examples("product-words"))]
     pub vocabulary: Option<String>,
     /// What listeners must know to join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,18 +48,33 @@ pub struct CreateSession {
 }
 
 /// `PATCH /sessions/{id}`: what is left out stays as it is, `null` takes it away.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PatchSession {
     /// `active` or `paused`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = pausable)]
     pub status: Option<Status>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 120, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     pub title: Option<Option<String>>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<AskedLanguage>>, min_items = 1)]
     pub target_languages: Option<Option<Vec<String>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_transcript: Option<bool>,
+}
+
+/// A language code as somebody may write it: matched without regard to case.
+#[derive(ToSchema)]
+#[schema(value_type = String, max_length = 35, pattern = "^[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z0-9]{4,8}))*$", examples("es", "FR"))]
+#[expect(dead_code, reason = "only its schema is of use")]
+pub(super) struct AskedLanguage(String);
+
+fn pausable() -> Object {
+    let states = [Some(Status::Active), Some(Status::Paused), None].map(|status| status.map(Status::as_str));
+    let types = SchemaType::from_iter([Type::String, Type::Null]);
+    ObjectBuilder::new().schema_type(types).enum_values(Some(states)).build()
 }
 
 /// Tells `null` from a field that was left out.
@@ -120,49 +145,62 @@ impl CreateSession {
 }
 
 /// `PUT /sessions/{id}/kvs-status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KvsStatus {
     pub kvs_connected: bool,
 }
 
 /// A session as the world sees it; the owner's fields are present for the owner only.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionView {
     pub session_id: SessionId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub title: Option<String>,
     pub source_language: Language,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub target_languages: Option<Vec<Language>>,
     pub quality_tier: QualityTier,
     pub status: Status,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub end_reason: Option<EndReason>,
     pub listener_count: u64,
     pub speaker_kvs_connected: bool,
     /// Whether a listener needs the access code.
     #[serde(default)]
+    #[schema(required = true)]
     pub access_code_required: bool,
     #[serde(default)]
+    #[schema(required = true)]
     pub private_transcript: bool,
     pub created_at: UnixMs,
     pub updated_at: UnixMs,
+    /// Epoch seconds. From then on the session is gone.
     pub expires_at: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub access_code: Option<AccessCode>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub kvs_channel_arn: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub kvs_channel_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub kvs_signaling_endpoints: Option<SignalingEndpoints>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub kvs_stream_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub glossary: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub vocabulary: Option<String>,
 }
 
@@ -208,17 +246,18 @@ impl SessionView {
 }
 
 /// `GET /sessions`: the caller's own, newest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionPage {
     pub sessions: Vec<SessionView>,
     /// What to ask for the next page with; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub cursor: Option<String>,
 }
 
 /// Whether anything is made in a language.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LanguageState {
     /// Nobody listens in it.
@@ -228,7 +267,7 @@ pub enum LanguageState {
     Live,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LanguageStatus {
     pub listeners: u64,
@@ -236,7 +275,7 @@ pub struct LanguageStatus {
 }
 
 /// `GET /sessions/{id}/status` and the message `sessionStatus`: small enough to be polled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusView {
     pub status: Status,
@@ -246,7 +285,7 @@ pub struct StatusView {
 }
 
 /// `POST /sessions/{id}/kvs-connection`: all a browser needs to become MASTER, without AWS credentials.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionView {
     pub channel_arn: String,
@@ -258,12 +297,14 @@ pub struct ConnectionView {
 }
 
 /// As `RTCPeerConnection` takes it.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IceServerView {
     pub urls: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub username: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub credential: Option<String>,
 }

@@ -3,6 +3,7 @@
 mod client;
 mod http;
 mod server;
+mod transcript;
 
 pub use client::{
     Action, Authenticate, CaptionMode, ChangeLanguage, ClientMessage, JoinSession, Resume, SetPlayback, SetVolume,
@@ -14,3 +15,4 @@ pub use http::{
 pub use server::{
     AudioWarning, BroadcastState, Caption, Envelope, GapReason, QualityReport, Role, ServerMessage, SessionJoined,
 };
+pub use transcript::{TranscriptLine, TranscriptView};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::error::ErrorCode;
 use crate::ids::SessionId;
@@ -14,24 +15,28 @@ use crate::time::UnixMs;
 use super::{CaptionMode, SessionView, StatusView};
 
 /// Around every message: whose session, when, and for durable events the place in the log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
     #[serde(flatten)]
     pub message: ServerMessage,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub session_id: Option<SessionId>,
     pub timestamp: UnixMs,
     /// Contiguous per session and language within an epoch; absent on partials and answers. On `sessionJoined`
     /// and `languageChanged`: the last durable event before this moment, from which the listener counts on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub seq: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub request_id: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+// The schema of a variant heeds its own `rename_all` only, not `rename_all_fields`.
+#[serde(tag = "type", rename_all = "camelCase")]
 pub enum ServerMessage {
     SessionJoined(Box<SessionJoined>),
     Transcription(Caption),
@@ -39,6 +44,7 @@ pub enum ServerMessage {
     SpeakerKvsDisconnected {
         reason: String,
     },
+    #[serde(rename_all = "camelCase")]
     LanguageChanged {
         target_language: Language,
         audio_language: Option<Language>,
@@ -46,6 +52,7 @@ pub enum ServerMessage {
         epoch: u64,
     },
     /// What could not be delivered, on the capture clock.
+    #[serde(rename_all = "camelCase")]
     Gap {
         from_ms: u64,
         to_ms: u64,
@@ -59,6 +66,7 @@ pub enum ServerMessage {
         session: Box<SessionView>,
     },
     /// To the speaker, at most once a second.
+    #[serde(rename_all = "camelCase")]
     ListenerStats {
         total: u64,
         by_language: BTreeMap<Language, u64>,
@@ -68,16 +76,19 @@ pub enum ServerMessage {
     /// To the speaker: how the microphone sounds.
     AudioQuality(QualityReport),
     /// To the speaker: send `authenticate` with a fresh token before this one ends.
+    #[serde(rename_all = "camelCase")]
     Reauthenticate {
         expires_at: UnixMs,
     },
     /// The answer to `authenticate`.
+    #[serde(rename_all = "camelCase")]
     Authenticated {
         expires_at: UnixMs,
     },
     SessionEnded {
         reason: EndReason,
     },
+    #[serde(rename_all = "camelCase")]
     GoAway {
         reason: String,
         reconnect_within_ms: u64,
@@ -88,18 +99,19 @@ pub enum ServerMessage {
         message: String,
         retryable: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
         details: Option<Value>,
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Speaker,
     Listener,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionJoined {
     pub connection_id: String,
@@ -117,13 +129,14 @@ pub struct SessionJoined {
     pub broadcast_state: BroadcastState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BroadcastState {
     pub paused: bool,
     pub muted: bool,
     /// 0..1
     #[serde(deserialize_with = "share")]
+    #[schema(minimum = 0, maximum = 1)]
     pub volume: f32,
 }
 
@@ -133,7 +146,7 @@ impl Default for BroadcastState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QualityReport {
     /// dBFS.
@@ -141,14 +154,16 @@ pub struct QualityReport {
     pub peak_db: f32,
     /// Voice above noise, estimated; absent until there was both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub snr_db: Option<f32>,
     /// 0..1
+    #[schema(minimum = 0, maximum = 1)]
     pub clipping_ratio: f32,
     pub silence_ms: u64,
     pub warnings: Vec<AudioWarning>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum AudioWarning {
     Clipping,
@@ -164,7 +179,7 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Er
 }
 
 /// What one language sees of one utterance.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Caption {
     pub segment_id: String,
@@ -180,10 +195,13 @@ pub struct Caption {
     pub end_ms: u64,
     /// When the sound at `endMs` reached us, by the server's wall clock: what a reader's lag is measured from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub heard_at: Option<UnixMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub source_language: Option<Language>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub source_text: Option<String>,
     /// Part of `text` is in the source language, because the translation service failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -205,7 +223,7 @@ impl std::fmt::Debug for Caption {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum GapReason {
     TranscriptionRestarted,

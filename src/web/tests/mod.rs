@@ -1,10 +1,16 @@
 //! The doors, tried from outside: real sockets, real tokens, a key server on loopback.
 
 mod auth;
+mod calls;
 mod clients;
+mod documents;
 mod doors;
+mod entry;
 mod http;
+mod limits;
+mod slow;
 mod socket;
+mod speaking;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -25,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::{AuthSettings, Doors, Settings, Timeouts, Token, wall};
+use super::{AuthSettings, Doors, LimitSettings, Settings, Timeouts, Token, wall};
 use crate::aws;
 use crate::cli::client::Wish;
 use crate::cli::speaker::SpeakerClient;
@@ -85,7 +91,11 @@ pub(super) fn encoded(header: &Value, claims: &Value) -> String {
 }
 
 pub(super) fn sign(header: &Value, claims: &Value, key: &KeyPair) -> String {
-    let signed = encoded(header, claims);
+    sign_raw(&encoded(header, claims), key)
+}
+
+/// Header and claims as they stand, and their signature.
+pub(super) fn sign_raw(signed: &str, key: &KeyPair) -> String {
     let mut signature = vec![0; key.public_modulus_len()];
     key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -128,7 +138,7 @@ fn catalogue() -> Catalogue {
     Catalogue::new([(lang("en"), lang("en-US")), (lang("fr"), lang("fr-FR"))], vec![lang("es"), lang("fr"), lang("de")])
 }
 
-async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
+async fn behind(cloud: &LocalCloud, limits: live::Limits) -> (Arc<Sessions>, Arc<Counts>) {
     let credentials = aws::StaticCredentials { access_key: "local".into(), secret_key: "local".into() };
     let aws = aws::Settings {
         region: Some("us-east-1".into()),
@@ -137,7 +147,7 @@ async fn behind(cloud: &LocalCloud) -> (Arc<Sessions>, Arc<Counts>) {
         ..Default::default()
     };
     let clients = Arc::new(aws::Clients::connect(&aws, None).await.unwrap());
-    let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, ..Default::default() };
+    let live = live::Settings { local_candidates: true, sessions_per_speaker: 1_000, limits, ..Default::default() };
     let (tls, counts) = (crate::media::socket::tls(None).unwrap(), Arc::new(Counts::default()));
     let store = Arc::new(Store::memory());
     (Sessions::new(live, clients, store, Arc::new(catalogue()), tls, Arc::clone(&counts)), counts)
@@ -149,6 +159,10 @@ impl House {
     }
 
     pub async fn open_with(change: impl FnOnce(&mut Settings)) -> House {
+        House::open_limited(live::Limits::OFF, change).await
+    }
+
+    pub async fn open_limited(limits: live::Limits, change: impl FnOnce(&mut Settings)) -> House {
         let issuer = Issuer::start().await;
         let mut settings = Settings {
             bind: "127.0.0.1:0".parse().unwrap(),
@@ -159,10 +173,11 @@ impl House {
             },
             ..Settings::default()
         };
+        settings.limits = LimitSettings::OFF;
         change(&mut settings);
         let cloud =
             LocalCloud::start(local_cloud::Settings { plain_signaling: true, ..Default::default() }).await.unwrap();
-        let (sessions, counts) = behind(&cloud).await;
+        let (sessions, counts) = behind(&cloud, limits).await;
         let catalogue = Arc::new(catalogue());
         let stop = CancellationToken::new();
         let doors = Doors::open(settings, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &stop).await.unwrap();
@@ -210,6 +225,35 @@ impl House {
 
     pub fn count(&self, count: Count) -> u64 {
         self.counts.get(count)
+    }
+}
+
+/// Collects what is logged on this thread.
+#[derive(Clone, Default)]
+pub(super) struct Journal(Arc<Mutex<Vec<u8>>>);
+
+impl Journal {
+    /// Everything down to DEBUG, until the guard is dropped.
+    pub fn keep() -> (Journal, tracing::subscriber::DefaultGuard) {
+        let journal = Journal::default();
+        let writer = journal.clone();
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+        let guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+        (journal, guard)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Journal {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
