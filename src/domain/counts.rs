@@ -82,9 +82,10 @@ counts! {
     EgressOffers => "egress_offers",
     EgressRefused => "egress_refused",
     EgressConnected => "egress_connected",
+    /// Connected listeners that went, with a goodbye or without.
     EgressEnded => "egress_ended",
-    /// Connected never, or no more, without a goodbye.
-    EgressReaped => "egress_reaped",
+    /// Answered, and never connected.
+    EgressFailed => "egress_failed",
     // transcript
     /// Lines translated because somebody asked for them later.
     LinesTranslated => "lines_translated",

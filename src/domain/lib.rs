@@ -5,6 +5,7 @@
 
 pub mod audience;
 pub mod audio;
+pub mod channels;
 pub mod counts;
 pub mod error;
 pub mod feed;

@@ -76,6 +76,11 @@ impl Sdp {
         !self.has("a=recvonly") && !self.has("a=inactive")
     }
 
+    /// Whether the sender would take media of ours.
+    pub fn takes_media(&self) -> bool {
+        !self.has("a=sendonly") && !self.has("a=inactive")
+    }
+
     /// The same without the candidates `policy` refuses, and why each was refused.
     pub fn without_refused(&self, policy: &CandidatePolicy) -> (Sdp, Vec<Refusal>) {
         let mut refusals = Vec::new();
@@ -163,7 +168,8 @@ mod tests {
         assert_eq!(answer.check(), Ok(()));
         assert_eq!(answer.opus_payload_type(), Some(111));
         assert_eq!(answer.username_fragment(), Some("3N13"));
-        assert!(answer.sends_media());
+        assert!(answer.sends_media() && !answer.takes_media());
+        assert!(Sdp::new(ANSWER.replace("sendonly", "recvonly")).takes_media());
     }
 
     #[test]
