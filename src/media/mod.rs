@@ -1,7 +1,10 @@
 //! WebRTC and codecs: audio in from the speaker, and the speaker's own side for `speak`, `demo` and tests.
 
+pub mod channel;
+pub mod clip;
 mod desk;
 pub mod dub;
+pub mod egress;
 mod faults;
 pub mod master;
 mod mic;

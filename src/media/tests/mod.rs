@@ -7,6 +7,7 @@ mod cloud;
 mod network;
 mod player;
 mod relay;
+mod whep;
 
 use std::sync::Arc;
 use std::time::Duration;
