@@ -19,7 +19,7 @@ fn tone(hertz: f64, seconds: f64) -> Arc<[i16]> {
 }
 
 /// The dub over HTTP as small as it gets; the real door is in `web`.
-async fn serve(dub: Arc<Dub>) -> (String, AbortOnDropHandle<()>) {
+pub(super) async fn serve(dub: Arc<Dub>) -> (String, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/audio/es", listener.local_addr().unwrap());
     let accept = async move {
@@ -114,4 +114,26 @@ async fn ffprobe_knows_the_stream_and_its_clock_runs_as_ours() {
         found["packets"].as_array().unwrap().iter().map(|p| p["pts_time"].as_str().unwrap().parse().unwrap()).collect();
     assert!(times.len() >= 190, "{}", times.len());
     assert!(times.windows(2).all(|pair| (pair[1] - pair[0] - 0.02).abs() < 1e-6), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_loses_sound_and_neither_its_place_nor_anybody_elses() {
+    let counts = Arc::new(Counts::default());
+    let dub = Dub::start(16_000, Arc::clone(&counts)).unwrap();
+    let (mut asleep, mut awake) = (Endless::new(dub.blocks(), 16_000, "es"), Endless::new(dub.blocks(), 16_000, "es"));
+    let (mut late, mut whole) = (asleep.next().await.unwrap().to_vec(), Vec::new());
+    // Longer than what is kept for a consumer.
+    for _ in 0..40 {
+        whole.extend(timeout(SOON, awake.next()).await.unwrap().unwrap());
+    }
+    assert_eq!(counts.get(Count::VoicePacketsLost), 0);
+    for _ in 0..10 {
+        late.extend(timeout(SOON, asleep.next()).await.unwrap().unwrap());
+    }
+    assert!(counts.get(Count::VoicePacketsLost) >= 50);
+    for (bytes, pages) in [(whole, 40), (late, 11)] {
+        let mut reader = ogg::PacketReader::new(std::io::Cursor::new(bytes));
+        let packets: Vec<_> = std::iter::from_fn(|| reader.read_packet().expect("an unbroken stream")).collect();
+        assert_eq!((packets.len(), packets.last().unwrap().absgp_page()), (2 + pages * 10, pages as u64 * 9_600));
+    }
 }
