@@ -63,8 +63,7 @@ impl App {
         let counts = Arc::new(Counts::default());
         let web = settings.web.clone();
         let (sessions, catalogue) = sessions(store, settings, extra_root, &counts).await?;
-        let doors =
-            Doors::open(web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new()).await?;
+        let doors = Doors::open(web, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &CancellationToken::new())?;
         let _sweeping = sessions.keep_sweeping();
         let _cut = Cut(Arc::clone(&sessions));
         Ok(App { sessions, counts, doors, _sweeping, _cut })

@@ -1,4 +1,4 @@
-//! `./dev bench`: what babelcast itself costs, as a table; `--write` puts it into docs/BENCHMARKS.md too.
+//! The first half of `./dev bench`: what babelcast itself costs, as a table; `--write` puts it into docs/BENCHMARKS.md too.
 //!
 //! Options: `--rounds n` (3), `--seconds n` (30, of speech in a latency round), `--only latency|ear|demo|memory`. The
 //! numbers are medians of the rounds. Each stands beside the goal of the project's plan and, where there is one, a
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use babelcast::media::wav::Recording;
 use latency::Latencies;
-use report::Row;
+use report::{Goal, Row};
 use tokio::runtime::{Builder, Runtime};
 
 pub type Failed = Box<dyn Error + Send + Sync>;
@@ -57,12 +57,12 @@ fn main() -> Result<(), Failed> {
     if wanted("memory") {
         rows.extend(memory_rows(&options));
     }
+    if rows.is_empty() {
+        return Ok(());
+    }
     println!("\n{}\n{}", report::machine().join("\n"), report::table(&rows));
     if options.write {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/BENCHMARKS.md");
-        std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"))?;
-        std::fs::write(path, report::markdown(&rows, options.rounds))?;
-        eprintln!("written: docs/BENCHMARKS.md");
+        report::write("One session", "benches/river/", &rows, options.rounds)?;
     }
     Ok(())
 }
@@ -78,7 +78,8 @@ fn options() -> Result<Options, Failed> {
             "--only" => options.only = Some(value()?),
             "--speakers" => options.speakers = Some(value()?.parse()?),
             "--write" => options.write = true,
-            "--bench" => {} // what cargo says to every bench
+            "--listeners" => drop(value()?), // the crowd's
+            "--bench" => {}                  // what cargo says to every bench
             other => return Err(format!("unknown option {other}").into()),
         }
     }
@@ -152,7 +153,7 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
         row(
             &format!("{last}, p99"),
             of(|round| &round.audio, 0.99),
-            Some(20.0),
+            Some(Goal::AtMost(20.0)),
             Some((quantile(&udp, 0.99), chunk_floor)),
             "the same, for the one chunk in a hundred that is slowest",
         ),
@@ -173,7 +174,7 @@ fn latency_rows(options: &Options, recording: &Recording) -> Result<Vec<Row>, Fa
         row(
             &format!("{event}, p99"),
             of(|round| &round.events, 0.99),
-            Some(5.0),
+            Some(Goal::AtMost(5.0)),
             Some((quantile(&tcp, 0.99), event_floor)),
             "the same, for the slowest in a hundred",
         ),
@@ -237,7 +238,7 @@ fn demo_row(options: &Options, recording: &Recording) -> Row {
     let meaning = "from the first sound of the first word, where the recogniser places it, to text at the listener; PocketSphinx, the demo's own summary";
     let meaning = if value.is_some() { meaning.to_owned() } else { format!("no number: {why}") };
     let what = "demo, first word -> first partial on screen".to_owned();
-    Row { what, unit: "s", value, goal: Some(2.0), floor: None, meaning }
+    Row { what, unit: "s", value, goal: Some(Goal::AtMost(2.0)), floor: None, meaning }
 }
 
 fn memory_rows(options: &Options) -> Vec<Row> {
@@ -255,7 +256,7 @@ fn memory_rows(options: &Options) -> Vec<Row> {
         row(
             "`babelcast local --engines none`, idle, resident",
             median(all),
-            Some(64.0),
+            Some(Goal::AtMost(64.0)),
             "API, WebSocket and local cloud in one process, three seconds after start",
         ),
         row("of which its own, without pages of the program file", median(own), None, "RssAnon"),

@@ -1,7 +1,15 @@
-//! The numbers as a table for people, and as docs/BENCHMARKS.md.
+//! The numbers as a table for people, and as a section of docs/BENCHMARKS.md. Both benches use it.
 
 use std::fmt::Write as _;
 use std::process::Command;
+
+/// What a number should be.
+#[derive(Debug, Clone, Copy)]
+#[allow(dead_code, reason = "shared by the benches; not each has both")]
+pub enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
 
 /// One number.
 #[derive(Debug, Clone)]
@@ -10,7 +18,7 @@ pub struct Row {
     pub unit: &'static str,
     /// Median of the rounds; none if it could not be measured.
     pub value: Option<f64>,
-    pub goal: Option<f64>,
+    pub goal: Option<Goal>,
     /// What the machine takes for as much, and its name.
     pub floor: Option<(f64, &'static str)>,
     /// What the number says; or why there is none.
@@ -20,7 +28,8 @@ pub struct Row {
 impl Row {
     fn verdict(&self) -> &'static str {
         match (self.value, self.goal) {
-            (Some(value), Some(goal)) if value > goal => "MISSED",
+            (Some(value), Some(Goal::AtMost(goal))) if value > goal => "MISSED",
+            (Some(value), Some(Goal::AtLeast(goal))) if value < goal => "MISSED",
             (Some(_), Some(_)) => "met",
             (None, _) => "not measured",
             (Some(_), None) => "",
@@ -28,15 +37,25 @@ impl Row {
     }
 
     fn goal(&self) -> String {
-        self.goal.map(|goal| format!("<= {goal}")).unwrap_or_default()
+        match self.goal {
+            Some(Goal::AtMost(goal)) => format!("<= {goal}"),
+            Some(Goal::AtLeast(goal)) => format!(">= {goal}"),
+            None => String::new(),
+        }
     }
 
     fn value(&self) -> String {
-        self.value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2} {}", self.unit))
+        self.value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2} {}", self.unit).trim_end().to_owned())
     }
 
     fn floor(&self) -> String {
-        let ratio = |value: f64| self.floor.map(|(floor, name)| format!("{:.1} x {name} ({floor:.2})", value / floor));
+        let ratio = |value: f64| {
+            let (floor, name) = self.floor?;
+            Some(match value / floor {
+                small if small < 0.1 => format!("1/{:.0} of {name} ({floor:.2})", floor / value),
+                times => format!("{times:.1} x {name} ({floor:.2})"),
+            })
+        };
         self.value.and_then(ratio).unwrap_or_default()
     }
 }
@@ -54,12 +73,29 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-pub fn markdown(rows: &[Row], rounds: usize) -> String {
-    let mut text = String::from("# Benchmarks\n\n");
-    let _ = writeln!(
-        text,
-        "Written by `./dev bench --write`; the method is told in `benches/river/`. Medians of {rounds} rounds.\n"
-    );
+/// Puts the numbers into docs/BENCHMARKS.md as the section `title`, in place of what it said before; the sections of
+/// other benches stay. `method`: where it is told how they are taken.
+pub fn write(title: &str, method: &str, rows: &[Row], rounds: usize) -> std::io::Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/BENCHMARKS.md");
+    let before = std::fs::read_to_string(path).unwrap_or_default();
+    let mut sections: Vec<&str> = before.split("\n## ").skip(1).map(str::trim_end).collect();
+    let section = section(title, method, rows, rounds);
+    let fresh = section.trim_end();
+    match sections.iter_mut().find(|section| section.lines().next() == Some(title)) {
+        Some(old) => *old = fresh,
+        None => sections.push(fresh),
+    }
+    let mut text = String::from("# Benchmarks\n\nWritten by `./dev bench --write`, each part by its bench.\n");
+    for section in sections {
+        let _ = writeln!(text, "\n## {section}");
+    }
+    std::fs::write(path, text)?;
+    eprintln!("written: docs/BENCHMARKS.md, {title}");
+    Ok(())
+}
+
+fn section(title: &str, method: &str, rows: &[Row], rounds: usize) -> String {
+    let mut text = format!("{title}\n\nThe method is told in `{method}`. Medians of {rounds} rounds.\n\n");
     for line in machine() {
         let _ = writeln!(text, "- {line}");
     }

@@ -205,15 +205,19 @@ mod tests {
                 let listeners = |at: usize| {
                     seated.values().filter(|(other, role)| *other == at && *role == Role::Listener).count() as u64
                 };
-                let is_wanted = |at: &usize| {
-                    seated.values().any(|(other, _)| other == at) || waited_for.get(at).is_some_and(|until| *until > now)
+                let is_wanted = |at: &usize, without: Option<u64>| {
+                    seated.iter().any(|(id, (other, _))| other == at && Some(*id) != without)
+                        || waited_for.get(at).is_some_and(|until| *until > now)
                 };
                 let by_language: BTreeMap<Language, u64> =
                     (0..3).filter(|at| listeners(*at) > 0).map(|at| (codes[at].clone(), listeners(at))).collect();
-                let demand: BTreeSet<&Language> = (0..3).filter(is_wanted).map(|at| &codes[at]).collect();
+                for without in (0..6).map(Some).chain([None]) {
+                    let demand: BTreeSet<&Language> =
+                        (0..3).filter(|at| is_wanted(at, without)).map(|at| &codes[at]).collect();
+                    prop_assert_eq!(audience.demand_without(now, without.map(ListenerId)), demand);
+                }
                 prop_assert_eq!(audience.listeners(), (0..3).map(listeners).sum::<u64>());
                 prop_assert_eq!(audience.by_language(), by_language);
-                prop_assert_eq!(audience.demand(now), demand);
             }
         }
     }

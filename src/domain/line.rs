@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::language::Language;
+use crate::time::UnixMs;
 use crate::track::{segment_id, segment_number};
 use crate::wire::Caption;
 
@@ -37,8 +38,8 @@ impl Line {
         })
     }
 
-    /// As a final caption again, beside the caption of what was spoken.
-    pub fn caption(&self, spoken: &Caption) -> Caption {
+    /// As a final caption again; `spoken`: the same segment in the source language, if this is not that.
+    pub fn caption(&self, heard_at: Option<UnixMs>, spoken: Option<&Caption>) -> Caption {
         Caption {
             segment_id: segment_id(self.segment),
             revision: 1,
@@ -48,9 +49,9 @@ impl Line {
             stable_chars: self.text.chars().count(),
             start_ms: self.start_ms,
             end_ms: self.end_ms,
-            heard_at: spoken.heard_at,
-            source_language: Some(spoken.language.clone()),
-            source_text: Some(spoken.text.clone()),
+            heard_at,
+            source_language: spoken.map(|spoken| spoken.language.clone()),
+            source_text: spoken.map(|spoken| spoken.text.clone()),
             untranslated: self.untranslated,
         }
     }

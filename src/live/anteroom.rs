@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::book::Pen;
 use super::library::Library;
+use super::log::{HISTORY, KEEP};
 use super::session::{Actor, JoinRequest};
 
 /// What is answered once the history is there.
@@ -101,17 +102,33 @@ impl Actor {
     /// The last finals in a language: those that were shown in it, and those translated since.
     pub(super) fn history(&self, language: &Language) -> Vec<Caption> {
         let (source, now) = (self.session.source(), self.clock.now().mono);
-        let shown = self.log.history(language, now);
         if language == source {
-            return shown;
+            return self.spoken_lately();
         }
+        let shown = self.log.history(language, now);
         let under_way = self.session.under_way(language);
         let in_language = |spoken: Caption| {
             let segment = segment_number(&spoken.segment_id).filter(|segment| !under_way.contains(segment))?;
             let known = shown.iter().find(|caption| caption.segment_id == spoken.segment_id).cloned();
-            known.or_else(|| Some(self.pen.book().line(language, segment)?.caption(&spoken)))
+            let kept = || Some(self.pen.book().line(language, segment)?.caption(spoken.heard_at, Some(&spoken)));
+            known.or_else(kept)
         };
-        self.log.history(source, now).into_iter().filter_map(in_language).collect()
+        self.spoken_lately().into_iter().filter_map(in_language).collect()
+    }
+
+    /// The last finals in the source language; after a session was taken over, those from before that too.
+    fn spoken_lately(&self) -> Vec<Caption> {
+        let now = self.clock.now();
+        let mut spoken = self.log.history(self.session.source(), now.mono);
+        let first = spoken.first().and_then(|caption| segment_number(&caption.segment_id)).unwrap_or(u64::MAX);
+        for line in self.pen.book().spoken_before(first, HISTORY - spoken.len().min(HISTORY)) {
+            let heard_at = self.session.heard_at(line.end_ms);
+            if heard_at.is_none_or(|at| at.plus(KEEP) < now.wall) {
+                break;
+            }
+            spoken.insert(0, line.caption(heard_at, None));
+        }
+        spoken
     }
 
     /// The speaker need not read its own words, and who resumes has them already.
@@ -134,7 +151,7 @@ impl Actor {
         }
         let book = self.pen.book();
         let under_way = self.session.under_way(language);
-        let spoken = self.log.history(source, self.clock.now().mono);
+        let spoken = self.spoken_lately();
         let lacking: BTreeSet<u64> = spoken
             .iter()
             .filter_map(|caption| segment_number(&caption.segment_id))

@@ -132,6 +132,13 @@ impl Book {
         self.pages().line(language, segment).cloned()
     }
 
+    /// The newest lines in the source language before a segment, newest first.
+    pub fn spoken_before(&self, segment: u64, most: usize) -> Vec<Line> {
+        let pages = self.pages();
+        let spoken = pages.languages.get(&self.source).into_iter().flat_map(|lines| lines.range(..segment).rev());
+        spoken.take(most).map(|(_, line)| line.clone()).collect()
+    }
+
     /// The newest segment so far.
     pub fn last_segment(&self) -> Option<u64> {
         let pages = self.pages();
@@ -139,8 +146,7 @@ impl Book {
     }
 
     /// What there is in a language up to a segment.
-    pub fn look(&self, language: &Language, until: u64) -> Look {
-        let now = Instant::now();
+    pub fn look(&self, language: &Language, until: u64, now: Instant) -> Look {
         let mut pages = self.pages();
         pages.forget_late(now);
         let empty = BTreeMap::new();
@@ -164,8 +170,7 @@ impl Book {
 
     /// Takes it upon the caller to translate what is missing or untranslated in a language, of `only` these segments if
     /// given. Nobody else is given the same line until the claim is settled or dropped. Empty after a failure.
-    pub fn claim(self: &Arc<Self>, language: &Language, only: Option<&BTreeSet<u64>>) -> Claim {
-        let now = Instant::now();
+    pub fn claim(self: &Arc<Self>, language: &Language, only: Option<&BTreeSet<u64>>, now: Instant) -> Claim {
         let mut pages = self.pages();
         // The session itself knows better than this guess what it still translates, so `only` goes without it.
         if only.is_none() {
@@ -287,9 +292,8 @@ impl Claim {
     }
 
     /// The service failed: nobody need try for a while.
-    pub fn fail(&self, problem: Problem) {
-        let until = Instant::now() + COOL_DOWN;
-        self.book.pages().failed.insert(self.language.clone(), (until, problem));
+    pub fn fail(&self, problem: Problem, now: Instant) {
+        self.book.pages().failed.insert(self.language.clone(), (now + COOL_DOWN, problem));
     }
 }
 
@@ -326,10 +330,10 @@ impl Pen {
     }
 
     /// Writes a final down; one in the source language is soon to come in the languages that are being translated into.
-    pub fn write<'a>(&self, caption: &Caption, translating: impl Iterator<Item = &'a Language>) {
+    pub fn write<'a>(&self, caption: &Caption, translating: impl Iterator<Item = &'a Language>, now: Instant) {
         let Some(line) = Line::of(caption) else { return };
         if line.language == self.0.source {
-            let until = Instant::now() + LIVE_WITHIN;
+            let until = now + LIVE_WITHIN;
             let mut pages = self.0.pages();
             for language in translating {
                 pages.coming.entry((language.clone(), line.segment)).or_insert(Coming::Live(until));
@@ -346,5 +350,142 @@ impl Drop for Pen {
         pages.coming.retain(|_, coming| matches!(coming, Coming::Claimed));
         drop(pages);
         self.0.changed.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use babelcast_domain::ids::SpeakerId;
+    use babelcast_domain::record::{QualityTier, SignalingEndpoints, Status};
+    use babelcast_domain::time::UnixMs;
+
+    use super::*;
+
+    fn lang(code: &str) -> Language {
+        Language::parse(code).unwrap()
+    }
+
+    fn line(language: &str, segment: u64, text: &str) -> Line {
+        Line { segment, language: lang(language), text: text.to_owned(), start_ms: 0, end_ms: 1, untranslated: false }
+    }
+
+    fn book() -> (Arc<Book>, Pen) {
+        let record = SessionRecord {
+            session_id: SessionId::parse("calm-river-7").unwrap(),
+            speaker_id: SpeakerId::new("ana"),
+            title: None,
+            source_language: lang("en"),
+            target_languages: None,
+            quality_tier: QualityTier::Standard,
+            status: Status::Active,
+            end_reason: None,
+            speaker_kvs_connected: false,
+            kvs_channel_arn: String::new(),
+            kvs_channel_name: String::new(),
+            kvs_signaling_endpoints: SignalingEndpoints { wss: String::new(), https: String::new() },
+            kvs_stream_name: None,
+            glossary: None,
+            vocabulary: None,
+            access_code: None,
+            private_transcript: false,
+            created_at: UnixMs(0),
+            updated_at: UnixMs(0),
+            expires_at: 86_400,
+            first_audio_at: None,
+            version: 1,
+            lease_owner: None,
+            lease_until: None,
+            fence: 1,
+        };
+        let book = Book::new(&record, Arc::default());
+        (Arc::clone(&book), Pen::new(book, true))
+    }
+
+    fn segments(claim: &Claim) -> Vec<u64> {
+        claim.lines.iter().map(|line| line.segment).collect()
+    }
+
+    #[test]
+    fn a_line_is_claimed_by_one_only_until_the_claim_is_dropped() {
+        let ((book, _pen), now) = (book(), Instant::now());
+        (0..3).for_each(|segment| book.write(line("en", segment, "x")));
+        let first = book.claim(&lang("es"), Some(&BTreeSet::from([1])), now);
+        let second = book.claim(&lang("es"), None, now);
+        assert_eq!((segments(&first), segments(&second)), (vec![1], vec![0, 2]));
+        first.settle(&first.lines[0], "uno".into(), false);
+        drop((first, second));
+        assert_eq!(segments(&book.claim(&lang("es"), None, now)), [0, 2], "what was not settled is free again");
+        let look = book.look(&lang("es"), 2, now);
+        assert_eq!((look.lines.len(), look.missing, look.coming), (1, 2, false));
+    }
+
+    #[test]
+    fn what_is_being_translated_live_is_left_to_it_for_a_while() {
+        let ((book, pen), now) = (book(), Instant::now());
+        let caption = line("en", 0, "one").caption(None, None);
+        pen.write(&caption, [lang("es")].iter(), now);
+        assert!(book.claim(&lang("es"), None, now).lines.is_empty() && book.look(&lang("es"), 0, now).coming);
+        assert_eq!(segments(&book.claim(&lang("fr"), None, now)), [0]);
+        let now = now + LIVE_WITHIN;
+        assert_eq!(segments(&book.claim(&lang("es"), None, now)), [0], "its listeners have left");
+    }
+
+    #[test]
+    fn after_a_failure_nobody_tries_for_a_while() {
+        let ((book, _pen), now) = (book(), Instant::now());
+        book.write(line("en", 0, "one"));
+        let claim = book.claim(&lang("es"), None, now);
+        claim.fail(Problem::upstream("translate"), now);
+        drop(claim);
+        assert!(book.claim(&lang("es"), None, now).lines.is_empty() && book.look(&lang("es"), 0, now).failed.is_some());
+        let now = now + COOL_DOWN;
+        assert_eq!(segments(&book.claim(&lang("es"), None, now)), [0]);
+        assert!(book.look(&lang("es"), 0, now).failed.is_none());
+    }
+
+    #[test]
+    fn what_was_shown_stands_and_what_was_not_translated_is_made_good() {
+        let ((book, _pen), now) = (book(), Instant::now());
+        book.write(line("en", 0, "one"));
+        book.write(Line { untranslated: true, ..line("es", 0, "one") });
+        let claim = book.claim(&lang("es"), None, now);
+        claim.settle(&claim.lines[0], "uno".into(), false);
+        claim.settle(&claim.lines[0], "un".into(), false);
+        book.write(Line { untranslated: true, ..line("es", 0, "one") });
+        assert_eq!(book.line(&lang("es"), 0), Some(line("es", 0, "uno")));
+    }
+
+    #[test]
+    fn a_line_that_changed_while_it_was_saved_is_saved_again() {
+        let (book, _pen) = book();
+        book.write(line("en", 0, "one"));
+        let saving = book.unsaved(25);
+        book.write(line("en", 0, "two"));
+        book.saved(&saving);
+        assert_eq!(book.unsaved(25), [line("en", 0, "two")]);
+        book.saved(&[line("en", 0, "two")]);
+        assert!(book.unsaved(25).is_empty());
+    }
+
+    #[test]
+    fn past_its_bound_the_book_forgets_what_is_saved_and_only_then_loses_what_is_not() {
+        let (book, _pen) = book();
+        let text = "x".repeat(64 << 10);
+        for segment in 0..64 {
+            book.write(line("en", segment, &text));
+        }
+        let saved = book.unsaved(64);
+        book.saved(&saved);
+        for segment in 64..128 {
+            book.write(line("en", segment, &text));
+        }
+        assert!(!book.is_whole() && book.counts.get(Count::LinesLost) == 0);
+        assert_eq!(book.unsaved(200).len(), 64, "nothing unsaved is gone");
+        for segment in 128..256 {
+            book.write(line("en", segment, &text));
+        }
+        assert!(book.counts.get(Count::LinesLost) > 0);
+        assert!(book.pages().bytes <= MAX_BYTES);
+        assert_eq!(book.last_segment(), Some(255), "the oldest go first");
     }
 }

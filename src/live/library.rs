@@ -18,6 +18,7 @@ use babelcast_domain::record::SessionRecord;
 use futures_util::StreamExt;
 use rand::Rng;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -44,6 +45,7 @@ const FAILURES: u32 = 3;
 /// Lines are collected for so long before they are saved, and saved so many at a time (as many as DynamoDB takes).
 const LINGER: Duration = Duration::from_millis(400);
 const BATCH: usize = 25;
+const LOAD_WITHIN: Duration = Duration::from_secs(1);
 const SAVE_WITHIN: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(30);
@@ -125,6 +127,19 @@ impl Library {
         Pen::new(self.book(record), record.fence <= 1)
     }
 
+    /// Reads what was said in a session that is taken over, for the history of those who come back to it. A store that
+    /// is slow now does not keep them waiting.
+    pub async fn load(&self, record: &SessionRecord) {
+        let book = self.book(record);
+        match timeout(LOAD_WITHIN, self.store.lines(&book.session, &book.source)).await {
+            Ok(Ok(lines)) => book.absorb(lines),
+            Ok(Err(error)) => {
+                self.store_failed(&error);
+            }
+            Err(_) => tracing::warn!(session.id = %book.session, "what was said before could not be read in time"),
+        }
+    }
+
     /// Everything said so far in one language, which is the source language or one that the session offers.
     ///
     /// # Errors
@@ -156,7 +171,7 @@ impl Library {
             if *language != book.source {
                 asked = self.fetch(&book, record.glossary.as_deref(), language, None);
             }
-            let look = book.look(language, last);
+            let look = book.look(language, last, Instant::now());
             if !look.coming {
                 // Lines that stay untranslated say so themselves.
                 match (look.missing, look.failed, asked) {
@@ -187,18 +202,23 @@ impl Library {
         language: &Language,
         only: Option<&BTreeSet<u64>>,
     ) -> Result<(), Problem> {
-        let claim = book.claim(language, only);
+        let claim = book.claim(language, only, Instant::now());
         if claim.lines.is_empty() {
             return Ok(());
         }
         self.spend(&claim)?;
-        let (clients, counts, room) = (Arc::clone(&self.clients), Arc::clone(&self.counts), Arc::clone(&self.room));
-        let glossary = glossary.map(str::to_owned);
+        let hands = Hands {
+            clients: Arc::clone(&self.clients),
+            store: Arc::clone(&self.store),
+            counts: Arc::clone(&self.counts),
+            room: Arc::clone(&self.room),
+            glossary: glossary.map(str::to_owned),
+        };
         let mut work = lock(&self.work);
         while let Some(done) = work.try_join_next() {
             self.reap(done);
         }
-        task::join(&mut work, async move { translate_all(&clients, &counts, &room, glossary.as_deref(), claim).await });
+        task::join(&mut work, hands.translate_all(claim));
         Ok(())
     }
 
@@ -257,7 +277,7 @@ impl Library {
                  that was listened to, or ask the operator to raise live.transcripts ({} languages, {} characters)",
                 self.terms.languages, self.terms.characters
             );
-            let details = serde_json::json!({ "retryAfterMs": 3_600_000, "translated": account.languages });
+            let details = json!({ "retryAfterMs": 3_600_000, "translated": account.languages });
             return Err(Problem::new(ErrorCode::RateLimited, message).with(details));
         }
         account.languages.insert(claim.language.clone());
@@ -280,47 +300,70 @@ impl Library {
 }
 
 fn not_yet(missing: usize) -> Problem {
-    let details = serde_json::json!({ "service": "translate", "missing": missing, "retryAfterMs": 2_000 });
+    let details = json!({ "service": "translate", "missing": missing, "retryAfterMs": 2_000 });
     let message = "The transcript is still being translated; ask again in a few seconds";
     Problem::new(ErrorCode::UpstreamUnavailable, message).with(details)
 }
 
-/// Translates the lines of a claim, one call a line: the service does not promise to keep lines apart within a text.
-async fn translate_all(clients: &Clients, counts: &Counts, room: &Semaphore, glossary: Option<&str>, claim: Claim) {
-    let failures = AtomicU32::new(0);
-    let (claim, source, failed) = (&claim, claim.book.source.as_str(), &failures);
-    let one = |line: &'_ Line| {
-        let line = line.clone();
-        async move {
-            let Ok(_room) = room.acquire().await else { return };
-            if failed.load(Ordering::Relaxed) >= FAILURES {
-                return;
-            }
-            counts.add(Count::CharactersTranslated, line.text.chars().count() as u64);
-            match translate(clients, &line.text, source, claim.language.as_str(), glossary).await {
-                Ok(text) => {
-                    counts.one(Count::LinesTranslated);
-                    claim.settle(&line, text.trim().to_owned(), false);
-                }
-                // The service will never take this line: it stays as it was spoken, and says so.
-                Err(TranslateError::Refused(_) | TranslateError::TooLong(_)) => {
-                    counts.one(Count::TranslationsFailed);
-                    claim.settle(&line, line.text.clone(), true);
-                }
+/// What a translation on demand works with.
+struct Hands {
+    clients: Arc<Clients>,
+    store: Arc<Store>,
+    counts: Arc<Counts>,
+    room: Arc<Semaphore>,
+    glossary: Option<String>,
+}
+
+impl Hands {
+    /// One call a line: the service does not promise to keep lines apart within a text.
+    async fn translate_all(self, claim: Claim) {
+        // Another node may have done it before the session came here.
+        if !claim.book.is_whole() {
+            match self.store.lines(&claim.book.session, &claim.language).await {
+                Ok(lines) => claim.book.absorb(lines),
                 Err(error) => {
-                    counts.one(Count::TranslationsFailed);
-                    let before = failed.fetch_add(if error.retryable() { 1 } else { FAILURES }, Ordering::Relaxed);
-                    if before == 0 {
-                        tracing::warn!(%error, language = %claim.language, "a transcript could not be translated");
-                    }
-                    let wait = COOL_DOWN.as_millis() as u64;
-                    let details = serde_json::json!({ "service": "translate", "retryAfterMs": wait });
-                    claim.fail(Problem { details: Some(details), ..Problem::upstream("translate") });
+                    self.counts.one(Count::StoreErrors);
+                    tracing::warn!(%error, "a transcript could not be read; it is translated anew");
                 }
             }
         }
-    };
-    futures_util::stream::iter(&claim.lines).for_each_concurrent(LANGUAGE_AT_ONCE, one).await;
+        let failures = AtomicU32::new(0);
+        let lines = futures_util::stream::iter(&claim.lines);
+        lines.for_each_concurrent(LANGUAGE_AT_ONCE, |line| self.translate_one(&claim, line, &failures)).await;
+    }
+
+    async fn translate_one(&self, claim: &Claim, line: &Line, failures: &AtomicU32) {
+        let known = claim.book.line(&claim.language, line.segment);
+        if known.is_some_and(|known| !known.untranslated) {
+            return;
+        }
+        let Ok(_room) = self.room.acquire().await else { return };
+        if failures.load(Ordering::Relaxed) >= FAILURES {
+            return;
+        }
+        self.counts.add(Count::CharactersTranslated, line.text.chars().count() as u64);
+        let (from, to) = (claim.book.source.as_str(), claim.language.as_str());
+        match translate(&self.clients, &line.text, from, to, self.glossary.as_deref()).await {
+            Ok(text) => {
+                self.counts.one(Count::LinesTranslated);
+                claim.settle(line, text.trim().to_owned(), false);
+            }
+            // The service will never take this line: it stays as it was spoken, and says so.
+            Err(TranslateError::Refused(_) | TranslateError::TooLong(_)) => {
+                self.counts.one(Count::TranslationsFailed);
+                claim.settle(line, line.text.clone(), true);
+            }
+            Err(error) => {
+                self.counts.one(Count::TranslationsFailed);
+                let before = failures.fetch_add(if error.retryable() { 1 } else { FAILURES }, Ordering::Relaxed);
+                if before == 0 {
+                    tracing::warn!(%error, language = to, "a transcript could not be translated");
+                }
+                let details = json!({ "service": "translate", "retryAfterMs": COOL_DOWN.as_millis() as u64 });
+                claim.fail(Problem::upstream("translate").with(details), Instant::now());
+            }
+        }
+    }
 }
 
 /// Brings a book's lines to the store, for as long as the book is on the shelf.

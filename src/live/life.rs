@@ -80,6 +80,7 @@ impl Sessions {
             Ok(record) => {
                 self.counts.one(Count::SessionsAdopted);
                 tracing::info!(session.id = %id, fence = record.fence, "session taken over");
+                self.library.load(&record).await;
                 self.start(&record);
                 Ok(())
             }

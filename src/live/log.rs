@@ -7,11 +7,11 @@ use babelcast_domain::language::Language;
 use babelcast_domain::wire::{Caption, ServerMessage};
 
 /// How long an event can be resumed: above the promised 120 s, and as long as history reaches back.
-const KEEP: Duration = Duration::from_secs(180);
+pub const KEEP: Duration = Duration::from_secs(180);
 /// Events kept per language whatever their age; past it the oldest goes.
 const MAX_ENTRIES: usize = 4_096;
 /// Finals a new listener is shown at most.
-const HISTORY: usize = 20;
+pub const HISTORY: usize = 20;
 
 #[derive(Debug)]
 pub struct Log {

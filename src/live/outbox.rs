@@ -12,7 +12,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Durable events waiting for one socket: minutes of speech, far more than a socket that works ever has.
-pub const MAX_EVENTS: usize = 256;
+pub const MAX_EVENTS: usize = 512;
+/// Of these, what a resuming listener may be sent again at once: the rest is for what happens meanwhile. Whoever missed
+/// more is told that it cannot be made good, because it would be cut as too slow, come back, and be cut again.
+pub const MAX_REPLAY: usize = 448;
 /// Bytes waiting for one socket.
 pub const MAX_BYTES: usize = 1 << 20;
 
@@ -84,13 +87,17 @@ impl Outbox {
         if queue.close.is_some() {
             return Pushed::Closed;
         }
+        let held = queue.bytes;
         // The newest waiting items are at the back; a partial of this segment is among the last few.
         let waiting = queue.items.iter_mut().rev().take(8).find(|item| item.partial_of.as_ref() == Some(segment));
         let pushed = if let Some(item) = waiting {
-            let before = std::mem::replace(&mut item.text, text);
-            item.queued = Instant::now();
-            let now = item.text.len();
-            queue.bytes = queue.bytes + now - before.len();
+            let bytes = held - item.text.len() + text.len();
+            // One too long for what room there is changes nothing: the older stays, and the final is owed anyway.
+            if bytes <= MAX_BYTES {
+                item.text = text;
+                item.queued = Instant::now();
+                queue.bytes = bytes;
+            }
             Pushed::Conflated
         } else {
             queue.push(Item { partial_of: Some(Arc::clone(segment)), text, queued: Instant::now() })

@@ -209,10 +209,8 @@ impl Actor {
                     Some(KeeperEvent::Lost) => { self.lost(); None }
                     None => { self.keeper_lives = false; self.died("keeper") }
                 },
-                command = self.commands.recv() => match command {
-                    Some(command) => self.obey_command(command),
-                    None => Some(Input::End(EndReason::Failed)),
-                },
+                // None: the registry has dropped us and this task is about to end; the session itself goes on elsewhere.
+                Some(command) = self.commands.recv() => self.obey_command(command),
                 () = self.departures.notified() => None,
                 () = self.anteroom.stirred() => None,
                 () = at(deadline) => Some(Input::Tick),
@@ -286,7 +284,7 @@ impl Actor {
         }
         if let ServerMessage::Transcription(caption) = message {
             self.stats.shown(caption, now.wall);
-            self.pen.write(caption, self.session.translating());
+            self.pen.write(caption, self.session.translating(), Instant::now());
         }
         let languages = match to {
             To::Everyone => self.log.languages(),

@@ -12,7 +12,7 @@ use babelcast_domain::wire::{ChangeLanguage, Role, ServerMessage, SessionJoined}
 use tokio::sync::oneshot;
 
 use super::anteroom::Answer;
-use super::outbox::outbox;
+use super::outbox::{MAX_REPLAY, outbox};
 use super::seat::Seat;
 use super::session::{Actor, Command, Control, JoinRequest};
 
@@ -119,6 +119,7 @@ impl Actor {
     pub(super) fn welcome(&mut self, listener: ListenerId, language: &Language, request: JoinRequest) {
         let now = self.clock.now();
         let missed = request.resume.and_then(|resume| self.log.since(language, resume.epoch, resume.seq));
+        let missed = missed.filter(|missed| missed.len() <= MAX_REPLAY);
         let resumed = missed.is_some();
         let seq = request.resume.filter(|_| resumed).map_or(self.log.last_seq(language), |resume| resume.seq);
         let joined = SessionJoined {

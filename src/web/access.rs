@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use babelcast_domain::counts::Count;
@@ -42,6 +42,20 @@ pub(super) async fn log(mut request: Request, next: Next) -> Response {
     }
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// How large a request's head may be. Past twice of it hyper does not read on, and answers 431 without a body.
+pub(super) const HEAD_BYTES: usize = 32 << 10;
+
+/// Refuses a head that is too large in our own words.
+pub(super) async fn bound_head(request: Request, next: Next) -> Response {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target + request.headers().iter().map(field).sum::<usize>() > HEAD_BYTES {
+        let why = format!("the address and the headers together may have at most {HEAD_BYTES} bytes");
+        return Refusal::of_http(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why).into_response();
+    }
+    next.run(request).await
 }
 
 /// A panic in a handler costs that request only.

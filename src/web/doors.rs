@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -33,6 +33,9 @@ use super::limits::{self, Limits, Peer};
 use super::origins::Origins;
 use super::{House, Settings, access, docs, echo, routes, sessions};
 use crate::live::Sessions;
+
+/// Connections the kernel holds for us while we are busy; past it their first packet is lost and sent again a second later.
+const BACKLOG: u32 = 4_096;
 
 /// Why the doors stay shut.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +58,11 @@ pub struct Doors {
 
 impl Doors {
     /// Binds first, so that whoever holds the result can already be connected to, and serves until closed or until
-    /// `stop` is cancelled.
+    /// `stop` is cancelled. To be called in a runtime.
     ///
     /// # Errors
     /// A setting that makes no sense, or an address that cannot be had.
-    pub async fn open(
+    pub fn open(
         settings: Settings,
         sessions: Arc<Sessions>,
         catalogue: Arc<Catalogue>,
@@ -68,7 +71,7 @@ impl Doors {
     ) -> Result<Doors, OpenError> {
         settings.check().map_err(OpenError::Settings)?;
         let bind = settings.bind;
-        let listener = TcpListener::bind(bind).await.map_err(|error| OpenError::Bind { bind, error })?;
+        let listener = listen(&settings).map_err(|error| OpenError::Bind { bind, error })?;
         let local_addr = listener.local_addr().map_err(|error| OpenError::Bind { bind, error })?;
         let tokens = Tokens::new(&settings.auth, Arc::clone(&counts))?;
         let origins = Origins::new(&settings.allowed_origins).map_err(OpenError::Settings)?;
@@ -122,6 +125,17 @@ impl Doors {
     }
 }
 
+fn listen(settings: &Settings) -> io::Result<TcpListener> {
+    let socket = if settings.bind.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if settings.send_buffer_bytes > 0 {
+        // Every accepted socket inherits it.
+        socket.set_send_buffer_size(settings.send_buffer_bytes)?;
+    }
+    socket.bind(settings.bind)?;
+    socket.listen(BACKLOG)
+}
+
 pub(super) fn router(house: &Arc<House>) -> Router {
     let mut router =
         Router::from(routes::routes()).route("/docs/", get(docs::file)).route("/docs/{*file}", get(docs::file));
@@ -148,6 +162,7 @@ pub(super) fn router(house: &Arc<House>) -> Router {
         })
         .layer(from_fn_with_state(Arc::clone(house), limits::guard))
         .layer(from_fn_with_state(Arc::clone(house), access::catch_panic))
+        .layer(from_fn(access::bound_head))
         .layer(cors)
         .layer(from_fn(access::log))
         .with_state(Arc::clone(house))
@@ -207,7 +222,9 @@ impl Service<Request<Incoming>> for Desk {
 async fn serve(stream: TcpStream, peer: Peer, router: Router, house: Arc<House>) {
     let _ = stream.set_nodelay(true);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(house.settings.timeouts.header).max_buf_size(32 << 10);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(house.settings.timeouts.header)
+        .max_buf_size(2 * access::HEAD_BYTES);
     let desk = Desk { router: TowerToHyperService::new(router), peer };
     // WebSockets look at their own clock; this one is a little slower, so that theirs tells why.
     let stream = Impatient::new(stream, house.settings.timeouts.write + Duration::from_secs(1));

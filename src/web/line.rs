@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use babelcast_domain::counts::{Count, Counts};
+use babelcast_domain::counts::Count;
 use babelcast_domain::rate::{Bucket, Rate};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -23,25 +23,30 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
-use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, coding::CloseCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
+use super::House;
 use super::error::Refusal;
-use super::{House, Timeouts};
 
 /// The one subprotocol that is answered. `bearer.<jwt>` beside it only carries the token.
 pub(super) const SUBPROTOCOL: &str = "babelcast.v1";
 
 /// How long a peer may take to answer a close before the connection is dropped.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// tungstenite's default read buffer is 128 KiB a connection, zeroed at every read.
-const BUFFER_BYTES: usize = 4 << 10;
+/// tungstenite's read buffer, of which every connection has one for as long as it lives; its default is 128 KiB. Listeners
+/// hardly say anything, and a long message makes room for itself.
+const BUFFER_BYTES: usize = 512;
+
+/// Longer text goes out in frames of this size: tungstenite keeps the room its longest frame needed for as long as the
+/// connection lives, and the welcome to a long talk would be kept ten thousand times.
+const FRAME_BYTES: usize = 2 << 10;
 
 pub(super) struct Line {
     socket: WebSocketStream<TokioIo<Upgraded>>,
-    timeouts: Timeouts,
-    counts: Arc<Counts>,
+    house: Arc<House>,
     heard_at: Instant,
     /// When to ping next, or to look whether the peer is still there. One timer for the line's whole life: a new one a
     /// message would cost more than the message.
@@ -107,17 +112,19 @@ where
     if offered(request.headers()).any(|name| name == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    let (timeouts, counts) = (house.settings.timeouts.clone(), Arc::clone(&house.counts));
     let upgrade = hyper::upgrade::on(&mut request);
-    let cut = house.cut.clone();
+    let (owner, cut) = (Arc::clone(house), house.cut.clone());
+    // Boxed, both: what a task is made of it carries to its end, and a future that passes through several hands is
+    // copied into each. A listener's task lives for hours and the opening is over in a moment.
+    let opening = Box::pin(async move {
+        let upgraded = timeout(owner.settings.timeouts.write, upgrade).await.ok()?.ok()?;
+        Some(Box::pin(serve(Line::new(upgraded, owner, max_message_bytes, rate).await)))
+    });
     house.tasks.spawn(async move {
-        let Some(Ok(Ok(upgraded))) = cut.run_until_cancelled(timeout(timeouts.write, upgrade)).await else {
-            tracing::debug!("a socket was gone before it was open");
-            return;
-        };
-        // Boxed, because futures that pass through several hands are copied into each.
-        let serving = Box::pin(serve(Line::new(upgraded, timeouts, counts, max_message_bytes, rate).await));
-        cut.run_until_cancelled(serving).await;
+        match cut.run_until_cancelled(opening).await {
+            Some(Some(serving)) => drop(cut.run_until_cancelled(serving).await),
+            _ => tracing::debug!("a socket was gone before it was open"),
+        }
     });
     Ok(response)
 }
@@ -129,22 +136,15 @@ pub(super) fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 impl Line {
-    async fn new(
-        upgraded: Upgraded,
-        timeouts: Timeouts,
-        counts: Arc<Counts>,
-        max_message_bytes: usize,
-        rate: Option<Rate>,
-    ) -> Self {
+    async fn new(upgraded: Upgraded, house: Arc<House>, max_message_bytes: usize, rate: Option<Rate>) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
             .max_message_size(Some(max_message_bytes))
             .max_frame_size(Some(max_message_bytes));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        let alarm = Box::pin(sleep(timeouts.ping));
-        let now = Instant::now();
-        Line { socket, timeouts, counts, heard_at: now, alarm, words: Bucket::full(now.into_std()), rate }
+        let (alarm, now) = (Box::pin(sleep(house.settings.timeouts.ping)), Instant::now());
+        Line { socket, house, heard_at: now, alarm, words: Bucket::full(now.into_std()), rate }
     }
 
     /// The next message. Pings meanwhile, and gives up on a peer that stays silent. Cancel safe.
@@ -172,11 +172,12 @@ impl Line {
                     }
                 }
                 () = self.alarm.as_mut() => {
-                    let (now, silent_at) = (Instant::now(), self.heard_at + self.timeouts.silent);
+                    let timeouts = &self.house.settings.timeouts;
+                    let (now, silent_at) = (Instant::now(), self.heard_at + timeouts.silent);
                     if now >= silent_at {
                         return Heard::End(End::Silent);
                     }
-                    self.alarm.as_mut().reset((now + self.timeouts.ping).min(silent_at));
+                    self.alarm.as_mut().reset((now + timeouts.ping).min(silent_at));
                     if let Err(end) = self.put(Message::Ping(Bytes::new())).await {
                         return Heard::End(end);
                     }
@@ -192,8 +193,26 @@ impl Line {
         if wait >= rate.brim() { Err(End::Flood) } else { Ok(wait) }
     }
 
+    /// One message of text.
     pub async fn say(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        self.put(Message::Text(text)).await
+        if text.len() <= FRAME_BYTES {
+            return self.put(Message::Text(text)).await;
+        }
+        Box::pin(self.say_long(text)).await
+    }
+
+    /// In several frames, none of which ends inside a character.
+    async fn say_long(&mut self, text: Utf8Bytes) -> Result<(), End> {
+        let mut kind = Data::Text;
+        let mut from = 0;
+        while from < text.len() {
+            let to = text.floor_char_boundary(from + FRAME_BYTES);
+            let part = Bytes::copy_from_slice(&text.as_bytes()[from..to]);
+            let frame = Frame::message(part, OpCode::Data(kind), to == text.len());
+            self.put(Message::Frame(frame)).await?;
+            (kind, from) = (Data::Continue, to);
+        }
+        Ok(())
     }
 
     pub async fn say_binary(&mut self, bytes: Bytes) -> Result<(), End> {
@@ -213,8 +232,8 @@ impl Line {
         match end {
             // A flood is counted by the limits.
             End::Left | End::Silent | End::Flood => {}
-            End::TooSlow => self.counts.one(Count::ListenersTooSlow),
-            End::TooBig | End::NotUtf8 | End::NotWebSocket => self.counts.one(Count::MessagesRefused),
+            End::TooSlow => self.house.counts.one(Count::ListenersTooSlow),
+            End::TooBig | End::NotUtf8 | End::NotWebSocket => self.house.counts.one(Count::MessagesRefused),
         }
         tracing::debug!(?end, "socket over");
         match end.close_frame() {
@@ -238,7 +257,7 @@ impl Line {
         let raw = self.socket.get_mut();
         let emptied = async {
             raw.shutdown().await?;
-            let mut waste = vec![0; BUFFER_BYTES]; // not in the future: every socket would carry it
+            let mut waste = vec![0; 4 << 10]; // not in the future: every socket would carry it
             while raw.read(&mut waste).await? > 0 {}
             std::io::Result::Ok(())
         };
@@ -251,7 +270,7 @@ impl Line {
     }
 
     async fn put(&mut self, message: Message) -> Result<(), End> {
-        match timeout(self.timeouts.write, self.socket.send(message)).await {
+        match timeout(self.house.settings.timeouts.write, self.socket.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Left),
             Err(_) => Err(End::TooSlow),

@@ -62,6 +62,9 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// The largest HTTP body taken; 413 beyond.
     pub max_body_bytes: usize,
+    /// What the kernel holds for a peer that does not read, about; 0 leaves it to the kernel, which lets it grow to
+    /// megabytes, and what waits there cannot be conflated any more.
+    pub send_buffer_bytes: u32,
     /// Offers `/ws/echo`, for conformance suites. Never in production.
     pub echo_route: bool,
     /// Pages that may use the API from a browser, besides those of this very host: `https://app.example.com`; `*`: all.
@@ -104,6 +107,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             max_message_bytes: 128 << 10,
             max_body_bytes: 64 << 10,
+            send_buffer_bytes: 64 << 10,
             echo_route: false,
             allowed_origins: Vec::new(),
             trusted_hops: 0,

@@ -68,6 +68,7 @@ fn complete(operation: &mut Value, limited: bool) {
     let mut add = |status: &str, why: &str| {
         answers.entry(status).or_insert_with(|| json!({ "description": why }));
     };
+    add("431", "The address and the headers together are too large.");
     add("500", "Something broke on our side.");
     if limited {
         add("429", "Too many requests from this network.");

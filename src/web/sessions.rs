@@ -41,7 +41,7 @@ pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
     params(
         ("Idempotency-Key" = Option<String>, Header, pattern = "^[ -~]{1,255}$", nullable = false,
             description = "Makes a repetition harmless for 24 hours: the same key and body find the session of the \
-                first request.", example = "3f1c9a-1")
+                first request.")
     ),
     request_body = CreateSession,
     responses(

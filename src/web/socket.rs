@@ -63,10 +63,10 @@ pub(super) async fn open(State(house): State<Arc<House>>, request: Request) -> R
     let arrival = Arrival::read(&house, &request)?;
     let (max_message_bytes, rate) = (house.settings.max_message_bytes, house.limits.messages());
     let (visited, address, place) = (Arc::clone(&house), arrival.address, Arc::clone(&arrival.place));
-    line::answer(&house, request, max_message_bytes, rate, move |line| async move {
+    line::answer(&house, request, max_message_bytes, rate, move |line| {
         let stop = visited.stop.child_token();
-        let visit = Visit { house: visited, line, stop, address, joined: None, _place: place };
-        visit.run(arrival).await;
+        let visit = Box::new(Visit { house: visited, line, stop, address, joined: None, _place: place });
+        visit.run(arrival)
     })
 }
 
@@ -163,7 +163,8 @@ impl From<End> for Over {
 }
 
 impl Visit {
-    async fn run(mut self, arrival: Box<Arrival>) {
+    /// Boxed, because the arguments of an async function are in its future twice.
+    async fn run(mut self: Box<Self>, arrival: Box<Arrival>) {
         // Boxed: what is needed once, or seldom, is not carried by the task of every listener for hours.
         let over = match Box::pin(self.enter(arrival)).await {
             Ok(()) => self.stay().await,
@@ -173,7 +174,7 @@ impl Visit {
             match over {
                 // A goodbye on purpose frees the seat at once; a cut one may come back and resume.
                 Over::Ended(End::Left | End::Silent | End::TooSlow) => drop(joined.seat),
-                _ => joined.seat.leave().await,
+                _ => Box::pin(joined.seat.leave()).await,
             }
         }
         if matches!(over, Over::Ended(End::Flood)) {
@@ -307,7 +308,7 @@ impl Visit {
                 delivery = seat.next() => self.deliver(delivery).await,
                 heard = self.line.hear() => Box::pin(self.handle(heard)).await,
                 due = speaking::due(speaker.as_deref_mut()) => Box::pin(self.renew(due)).await,
-                () = self.stop.cancelled() => return self.go_away().await,
+                () = self.stop.cancelled() => return Box::pin(self.go_away()).await,
             };
             if let Err(over) = done {
                 return over;

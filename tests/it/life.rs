@@ -26,13 +26,13 @@ const QUICK: Lease = Lease {
 };
 
 /// A house whose store a second server shares.
-async fn shared() -> (House, Arc<Store>) {
+pub async fn shared() -> (House, Arc<Store>) {
     let store = Arc::new(Store::shared_memory());
     let house = House::open_on(Some(Arc::clone(&store)), |settings, _| settings.live.lease = QUICK).await;
     (house, store)
 }
 
-async fn another(house: &House, store: &Arc<Store>) -> App {
+pub async fn another(house: &House, store: &Arc<Store>) -> App {
     let settings = house.settings.clone();
     Stack::replica(&house.stack.cloud, Some(Arc::clone(store)), settings).await.unwrap()
 }
@@ -41,7 +41,7 @@ fn url(app: &App) -> Url {
     Url::parse(&app.url()).unwrap()
 }
 
-fn client(house: &House, app: &App, speaker: &str) -> SpeakerClient {
+pub fn client(house: &House, app: &App, speaker: &str) -> SpeakerClient {
     SpeakerClient::new(url(app), Some(house.stack.token(speaker).unwrap())).unwrap()
 }
 
@@ -51,7 +51,7 @@ async fn status(store: &Store, id: &SessionId) -> (Status, Option<EndReason>) {
 }
 
 /// Joins on a server until the session may be had there.
-async fn join_when_free(house: &House, id: &SessionId) -> Seated {
+pub async fn join_when_free(house: &House, id: &SessionId) -> Seated {
     let wish = house.wish(id, "es");
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {

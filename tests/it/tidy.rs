@@ -165,6 +165,23 @@ fn the_ground_knows_no_runtime_no_network_and_no_clock() {
     complain(&offences);
 }
 
+/// A name with three underscores or more, in backticks behind `::`, is a test that somebody relies on.
+#[test]
+fn the_tests_that_security_md_names_exist() {
+    let mut paths = Vec::new();
+    for folder in ["src", "tests"] {
+        rust_files(&root().join(folder), &mut paths);
+    }
+    let all: String = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let page = fs::read_to_string(root().join("docs/SECURITY.md")).unwrap();
+    let named = page.split('`').skip(1).step_by(2).filter_map(|code| Some(code.rsplit_once("::")?.1));
+    let named: Vec<&str> = named.filter(|name| name.matches('_').count() >= 3).collect();
+    assert!(named.len() > 30, "{}", named.len());
+    let gone: Vec<String> =
+        named.into_iter().filter(|name| !all.contains(&format!("fn {name}("))).map(str::to_owned).collect();
+    complain(&gone);
+}
+
 #[test]
 fn no_queue_is_without_a_bound() {
     let all = everything();

@@ -11,7 +11,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::house::{House, Seated, Speaker, talk, until};
+use crate::house::{House, PATIENCE, Seated, Speaker, talk, until};
+use crate::life;
 
 /// The transcript as somebody asks for it, with the speaker's token or without any.
 async fn ask(house: &House, id: &SessionId, query: &str, speaker: Option<&str>) -> reqwest::Response {
@@ -216,6 +217,39 @@ async fn what_cannot_be_had_is_refused_with_what_can() {
         assert_eq!(ask(&house, &id, query, None).await.text().await.unwrap(), empty, "nothing was said yet");
     }
     house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_is_known_at_every_server_and_to_the_one_that_takes_over() {
+    let (house, store) = life::shared().await;
+    let victim = life::another(&house, &store).await;
+    let ana = life::client(&house, &victim, "ana");
+    let id = ana.create(&talk()).await.unwrap().session_id;
+    let speaker = house.speaker_by(ana, &id).await;
+    speaker.say("the river is long .").await;
+    speaker.say("the boat is small .").await;
+    let patience = Instant::now() + PATIENCE;
+    let view = loop {
+        let view = read(&house, &id, "?language=es").await;
+        if view.lines.len() == 2 {
+            break view;
+        }
+        assert!(Instant::now() < patience, "the lines never reached the store");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(texts(&view), ["[es] the river is long.", "[es] the boat is small."]);
+    let spanish = view.language.clone();
+    while store.lines(&id, &spanish).await.unwrap().len() < 2 {
+        assert!(Instant::now() < patience, "what was translated was not kept");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(victim);
+    let back = life::join_when_free(&house, &id).await;
+    let history: Vec<&str> = back.joined.history.iter().map(|caption| caption.text.as_str()).collect();
+    assert_eq!(history, texts(&view), "who comes back finds what was said before the crash");
+    assert_eq!(spanish_calls(&house), 2, "and nobody translated it twice");
+    house.client("ana").end(&id).await.unwrap();
+    until("the end", || house.stack.app.sessions.live_count() == 0).await;
 }
 
 async fn changed(listener: &mut Seated, target: &str) -> Vec<Caption> {

@@ -85,6 +85,31 @@ fn every_answer_of_the_document_has_a_request_id_and_every_refusal_a_problem() {
     assert!(closed.iter().all(|name| document["components"]["schemas"][name]["additionalProperties"] == false));
 }
 
+/// Every `$ref` below `value`.
+fn refs<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(members) => {
+            found.extend(members.get("$ref").and_then(Value::as_str));
+            members.values().for_each(|member| refs(member, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| refs(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_in_a_document_leads_somewhere() {
+    for document in [openapi::document(), asyncapi::document()] {
+        let mut found = Vec::new();
+        refs(&document, &mut found);
+        assert!(found.len() > 50);
+        for one in found {
+            let pointer = one.strip_prefix('#').expect("documents are whole in themselves");
+            assert!(document.pointer(pointer).is_some(), "{one} leads nowhere");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_page_needs_nothing_from_elsewhere() {
     let house = House::open().await;

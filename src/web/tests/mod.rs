@@ -180,7 +180,7 @@ impl House {
         let (sessions, counts) = behind(&cloud, limits).await;
         let catalogue = Arc::new(catalogue());
         let stop = CancellationToken::new();
-        let doors = Doors::open(settings, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &stop).await.unwrap();
+        let doors = Doors::open(settings, Arc::clone(&sessions), catalogue, Arc::clone(&counts), &stop).unwrap();
         let url = Url::parse(&format!("http://{}", doors.local_addr())).unwrap();
         House { url, sessions, counts, issuer, doors, _cloud: cloud }
     }
@@ -205,6 +205,7 @@ impl House {
             target_language: Some("es".into()),
             captions: Default::default(),
             token: None,
+            access_code: None,
             resume: None,
         }
     }

@@ -254,7 +254,7 @@ fn titled(number: u64) -> Change {
 
 #[tokio::test]
 async fn silence_is_not_waited_for_beyond_the_settings() {
-    let pair = Pair::with(|settings| (settings.attempt_timeout_ms, settings.timeout_ms) = (100, 400)).await;
+    let pair = Pair::with(|settings| (settings.attempt_timeout_ms, settings.timeout_ms) = (100, 3_000)).await;
     let session = pair.session("calm-river-1").await;
     let (id, store, a) = (session.session_id.clone(), &pair.over.store, node("a"));
     pair.proxy.always(Fault::Silence);
@@ -263,6 +263,7 @@ async fn silence_is_not_waited_for_beyond_the_settings() {
     let all = async {
         assert_eq!(store.ping().await, Err(StoreError::Timeout));
         assert_eq!(store.get(&id).await, Err(StoreError::Timeout));
+        assert_eq!(pair.over.count(Count::StoreRetries), 2, "an attempt does not take up the time of the next");
         assert_eq!(store.create(&record("calm-river-2")).await, Err(StoreError::Timeout));
         assert_eq!(store.list(&ana(), NOW, None, 5).await, Err(StoreError::Timeout));
         assert_eq!(store.count_open(&ana(), NOW).await, Err(StoreError::Timeout));
@@ -280,8 +281,13 @@ async fn silence_is_not_waited_for_beyond_the_settings() {
         assert_eq!(store.lines(&id, &lang("es")).await, Err(StoreError::Timeout));
     };
     timeout(PATIENCE, all).await.expect("something waits for ever");
+    // All attempts together have their time as well, however long one may take.
+    let mut endless = patient(&pair.proxy.url, &pair.direct.prefix);
+    (endless.attempt_timeout_ms, endless.timeout_ms) = (600_000, 200);
+    let endless = Bench::at(&pair.proxy.url, endless).await.store;
+    assert_eq!(timeout(PATIENCE, endless.get(&id)).await.unwrap(), Err(StoreError::Timeout));
     // Four probes and a counter are asked once each, the other fifteen three times at most.
-    assert!(pair.proxy.seen().len() <= 4 + 1 + 15 * 3, "{:?}", pair.proxy.seen());
+    assert!(pair.proxy.seen().len() <= 4 + 1 + 15 * 3 + 1, "{:?}", pair.proxy.seen());
     assert_eq!(pair.stored(&session).await, session);
 }
 

@@ -37,6 +37,10 @@ pub enum Fault {
     ErrorAfter,
     /// Of a batch, only the first half is carried out; the rest is said to be unprocessed.
     Half,
+    /// Carried out; the table that is described is said to be still in the making.
+    InTheMaking,
+    /// Carried out; so are its indexes.
+    IndexInTheMaking,
 }
 
 type Rule = Box<dyn FnMut(&str) -> Fault + Send>;
@@ -155,6 +159,9 @@ async fn answer(wire: Arc<Wire>, request: Request<Incoming>) -> Result<Response<
             Ok(error(500, "InternalServerError"))
         }
         Fault::Half => Ok(half(&wire, &parts, &body).await),
+        Fault::InTheMaking | Fault::IndexInTheMaking => {
+            Ok(in_the_making(forward(&wire, &parts, body).await, fault == Fault::IndexInTheMaking).await)
+        }
     }
 }
 
@@ -200,5 +207,17 @@ async fn half(wire: &Wire, parts: &http::request::Parts, body: &Bytes) -> Respon
     let mut answer: Value = serde_json::from_slice(&answer).unwrap();
     let name = if answer.get("Responses").is_some() { "UnprocessedKeys" } else { "UnprocessedItems" };
     answer[name] = rest;
+    Response::new(Full::from(answer.to_string()))
+}
+
+async fn in_the_making(answer: Response<Full<Bytes>>, index_only: bool) -> Response<Full<Bytes>> {
+    let answer = answer.into_body().collect().await.unwrap().to_bytes();
+    let mut answer: Value = serde_json::from_slice(&answer).unwrap();
+    if !index_only {
+        answer["Table"]["TableStatus"] = json!("CREATING");
+    }
+    for index in answer["Table"]["GlobalSecondaryIndexes"].as_array_mut().into_iter().flatten() {
+        index["IndexStatus"] = json!("CREATING");
+    }
     Response::new(Full::from(answer.to_string()))
 }

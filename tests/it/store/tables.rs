@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::types::{
 use babelcast::store::{Plan, StoreError};
 
 use super::bench::{Bench, NOW, ana, clients, migrate, migrations, moto, new_prefix, patient, record};
+use super::proxy::{Fault, Proxy};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,6 +58,30 @@ async fn tables_are_made_once_and_then_all_is_well() {
     assert_eq!(migrations.plan().await.unwrap(), Plan::default());
     // Of two who do it at once, the later finds it done.
     migrations.apply(&Plan { steps: vec![plan.steps[0].clone()], ..plan }, PATIENCE, drop).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_is_waited_for_until_it_and_its_indexes_serve() {
+    let prefix = new_prefix();
+    let proxy = Proxy::before(moto()).await;
+    let migrations = migrations(&proxy.url, &prefix).await;
+    let whole = migrations.plan().await.unwrap();
+    let sessions = Plan { steps: whole.steps[..2].to_vec(), ..Plan::default() };
+    proxy.next("DescribeTable", [Fault::InTheMaking, Fault::InTheMaking, Fault::IndexInTheMaking]);
+    let mut told = Vec::new();
+    migrations.apply(&sessions, PATIENCE, |line| told.push(line.replace(&prefix, ""))).await.unwrap();
+    assert_eq!(
+        told[1..],
+        ["  sessions: creating", "  sessions: index bySpeaker creating", "enable TTL on sessions by expiresAt"]
+    );
+
+    proxy.rule(|operation| if operation == "DescribeTable" { Fault::InTheMaking } else { Fault::None });
+    let presence = Plan { steps: whole.steps[2..3].to_vec(), ..Plan::default() };
+    let error = migrations.apply(&presence, Duration::ZERO, drop).await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("{prefix}presence is still not ready")) && error.contains("again later"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
