@@ -51,8 +51,6 @@ pub enum EgressError {
     /// The offer is at fault; the text says how, to be told to whoever made it.
     #[error("{0}")]
     Offer(#[from] SdpRefused),
-    #[error("session description that wants to send only")]
-    SendOnly,
     #[error("session description that the WebRTC library refuses")]
     Unusable(#[source] PeerError),
     #[error("as many listeners as there is room for")]
@@ -152,10 +150,7 @@ impl Egress {
     }
 
     async fn negotiate(&self, offer: &Sdp) -> Result<(PeerId, Sdp), EgressError> {
-        offer.check()?;
-        if !offer.takes_media() {
-            return Err(EgressError::SendOnly);
-        }
+        offer.check_listener()?;
         let (place, stop) = self.place()?;
         let (offer, refusals) = offer.without_refused(&self.settings.policy);
         self.house.counts.add(Count::CandidatesRefused, refusals.len() as u64);

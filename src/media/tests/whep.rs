@@ -168,6 +168,31 @@ fn a_listener_whose_plug_is_pulled_is_reaped_and_nobody_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_player_that_asks_for_pictures_too_gets_the_sound() {
+    let counts = Arc::new(Counts::default());
+    let dub = Dub::start(24_000, Arc::clone(&counts)).unwrap();
+    let egress = egress(&dub, 1, &counts);
+    let mut client = Client::new().await;
+    let offer = client.offer.as_str().replace("BUNDLE 0", "BUNDLE 0 1");
+    let own = |key: &str| offer.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    let transport = [own("a=ice-ufrag:"), own("a=ice-pwd:"), own("a=fingerprint:")].join("\r\n");
+    let video = format!(
+        "m=video 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\n{transport}\r\na=setup:actpass\r\na=mid:1\r\n\
+         a=recvonly\r\na=rtcp-mux\r\na=rtpmap:96 VP8/90000\r\n"
+    );
+    let (_, answer) = egress.answer(&Sdp::new(offer + &video)).await.unwrap();
+    assert!(
+        answer.as_str().contains("a=group:BUNDLE 0\r\n") && answer.as_str().contains("\nm=video 0 "),
+        "pictures refused"
+    );
+    // Our client never offered them.
+    let sound = answer.as_str().split("m=video").next().unwrap();
+    client.peer.set_remote_answer(&Sdp::new(sound)).await.unwrap();
+    let track = client.track().await;
+    packets(&track, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn there_is_room_for_so_many_and_a_place_given_up_is_free_again() {
     let counts = Arc::new(Counts::default());
     let dub = Dub::start(24_000, Arc::clone(&counts)).unwrap();
