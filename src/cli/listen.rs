@@ -241,6 +241,8 @@ fn why(reason: GapReason) -> &'static str {
         GapReason::AudioLost => "the sound did not arrive",
         GapReason::SlowConnection => "this connection is too slow",
         GapReason::SpeakerAway => "the speaker was away",
+        GapReason::VoiceBehind => "the voice fell behind and left it out",
+        GapReason::VoiceFailed => "it could not be spoken",
     }
 }
 

@@ -74,6 +74,18 @@ counts! {
     TranslationsSkipped => "translations_skipped",
     CharactersTranslated => "characters_translated",
     CaptionsUntranslated => "captions_untranslated",
+    // voice
+    /// Clips that found too much waiting on their language's timeline.
+    ClipsRefused => "clips_refused",
+    /// 20 ms of a voice that a consumer was too slow for, or the clock.
+    VoicePacketsLost => "voice_packets_lost",
+    EgressOffers => "egress_offers",
+    EgressRefused => "egress_refused",
+    EgressConnected => "egress_connected",
+    /// Connected listeners that went, with a goodbye or without.
+    EgressEnded => "egress_ended",
+    /// Answered, and never connected.
+    EgressFailed => "egress_failed",
     // transcript
     /// Lines translated because somebody asked for them later.
     LinesTranslated => "lines_translated",

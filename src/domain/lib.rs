@@ -5,6 +5,7 @@
 
 pub mod audience;
 pub mod audio;
+pub mod channels;
 pub mod counts;
 pub mod emotion;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod line;
 pub mod microphone;
 pub mod prosody;
 pub mod quality;
+pub mod quota;
 pub mod rate;
 pub mod record;
 pub mod seldom;
@@ -28,5 +30,6 @@ pub mod time;
 pub mod track;
 pub mod transcript;
 pub mod utterance;
+pub mod voice;
 pub mod voices;
 pub mod wire;

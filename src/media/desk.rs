@@ -349,7 +349,7 @@ impl Call {
         let track = peer.send_audio(ssrc).await?;
         peer.set_remote_offer(&self.offer).await?;
         let answer = peer.answer(&mut found).await?;
-        self.tell(News::Answer(answer)).await;
+        self.tell(News::Answer(answer.with_trickle())).await;
         let payload_type = self.offer.opus_payload_type().unwrap_or(OPUS_PAYLOAD_TYPE);
         let line = Line { client_id: self.client_id.clone(), track, ssrc, payload_type };
         let mut line = Some(line);

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::desk::Desk;
 use super::faults::Faults;
-use super::mic::{Mic, QUEUE, Sound};
+use super::mic::{FirstPacket, Line, Mic, QUEUE, Sound};
 use super::opus::Encoder;
 use super::peer::IceServer;
 use super::socket::{Socket, SocketError};
@@ -85,29 +85,30 @@ pub struct Master {
     sounds: mpsc::Sender<Sound>,
     frame: usize,
     faults: watch::Sender<Faults>,
-    events: mpsc::Receiver<MasterEvent>,
-    stop: CancellationToken,
-    signaling: AbortOnDropHandle<()>,
+    signaling: Signaling,
     _mic: AbortOnDropHandle<()>,
 }
 
 /// A socket on its way, with the relays that go with it.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Result<(Socket, Vec<IceServer>), MasterError>> + Send>>;
 
-impl Master {
-    /// Opens the signaling socket and starts the microphone, silent at first. `access` is asked before each opening
-    /// of the socket: the service ends it every hour and after ten idle minutes.
-    ///
-    /// # Errors
-    /// [`MasterError`], if the first opening fails.
-    pub async fn connect<F, A>(mut access: F, settings: Settings) -> Result<Self, MasterError>
+/// What every master has, wherever its sound comes from: viewers are answered, and become lines to send to.
+pub(super) struct Signaling {
+    pub events: mpsc::Receiver<MasterEvent>,
+    pub lines: watch::Receiver<Vec<Line>>,
+    pub firsts: mpsc::Sender<FirstPacket>,
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Signaling {
+    /// Opens the socket. `access` is asked before each opening: the service ends it every hour and after ten idle
+    /// minutes.
+    pub async fn open<F, A>(mut access: F, tls: Arc<ClientConfig>, policy: CandidatePolicy) -> Result<Self, MasterError>
     where
         F: FnMut() -> A + Send + 'static,
         A: Future<Output = Result<Access, Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
-        let encoder = Encoder::new(settings.rate, settings.expected_loss)?;
-        let frame = encoder.samples();
-        let tls = Arc::clone(&settings.tls);
         let mut open = move || -> Opening {
             let (access, tls) = (access(), Arc::clone(&tls));
             Box::pin(async move {
@@ -116,25 +117,45 @@ impl Master {
             })
         };
         let (socket, ice_servers) = open().await?;
-        let (sound_sender, sounds) = mpsc::channel(QUEUE);
         let (line_sender, lines) = watch::channel(Vec::new());
-        let (fault_sender, faults) = watch::channel(Faults::default());
         let (event_sender, events) = mpsc::channel(64);
-        let (first_sender, firsts) = mpsc::channel(16);
-        let mic = Mic { encoder, sounds, lines, faults, firsts: first_sender };
-        let stop = CancellationToken::new();
+        let (firsts, first_receiver) = mpsc::channel(16);
         let (from_peers, peer_news) = mpsc::channel(64);
-        let desk = Desk::new(settings.policy, ice_servers, line_sender, event_sender, from_peers);
-        let signaling = desk.run(socket, Box::new(open), peer_news, firsts, stop.clone());
-        Ok(Master {
-            sounds: sound_sender,
-            frame,
-            faults: fault_sender,
-            events,
-            stop,
-            signaling: AbortOnDropHandle::new(tokio::spawn(signaling)),
-            _mic: AbortOnDropHandle::new(tokio::spawn(mic.run())),
-        })
+        let stop = CancellationToken::new();
+        let desk = Desk::new(policy, ice_servers, line_sender, event_sender, from_peers);
+        let task = desk.run(socket, Box::new(open), peer_news, first_receiver, stop.clone());
+        Ok(Signaling { events, lines, firsts, stop, task: AbortOnDropHandle::new(tokio::spawn(task)) })
+    }
+
+    /// Ends all calls and the socket so that the other sides know at once.
+    pub async fn close(self) {
+        self.stop.cancel();
+        if timeout(CLOSE_TIMEOUT, self.task).await.is_err() {
+            tracing::debug!("the master did not end in time");
+        }
+    }
+}
+
+impl Master {
+    /// Opens the signaling socket and starts the microphone, silent at first. `access` is asked before each opening
+    /// of the socket: the service ends it every hour and after ten idle minutes.
+    ///
+    /// # Errors
+    /// [`MasterError`], if the first opening fails.
+    pub async fn connect<F, A>(access: F, settings: Settings) -> Result<Self, MasterError>
+    where
+        F: FnMut() -> A + Send + 'static,
+        A: Future<Output = Result<Access, Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        let encoder = Encoder::new(settings.rate, settings.expected_loss)?;
+        let frame = encoder.samples();
+        let signaling = Signaling::open(access, settings.tls, settings.policy).await?;
+        let (sounds, to_mic) = mpsc::channel(QUEUE);
+        let (faults, fault_receiver) = watch::channel(Faults::default());
+        let (lines, firsts) = (signaling.lines.clone(), signaling.firsts.clone());
+        let mic = Mic { encoder, sounds: to_mic, lines, faults: fault_receiver, firsts };
+        let mic = AbortOnDropHandle::new(tokio::spawn(mic.run()));
+        Ok(Master { sounds, frame, faults, signaling, _mic: mic })
     }
 
     /// Samples in 20 ms at this master's rate.
@@ -174,7 +195,7 @@ impl Master {
 
     /// The next event; none when the master has ended. Up to 64 wait to be read, then new ones are dropped.
     pub async fn next(&mut self) -> Option<MasterEvent> {
-        self.events.recv().await
+        self.signaling.events.recv().await
     }
 
     /// Waits until a viewer is connected and its first packet has left.
@@ -207,9 +228,6 @@ impl Master {
 
     /// Ends all calls and the socket so that the other sides know at once.
     pub async fn close(self) {
-        self.stop.cancel();
-        if timeout(CLOSE_TIMEOUT, self.signaling).await.is_err() {
-            tracing::debug!("the master did not end in time");
-        }
+        self.signaling.close().await;
     }
 }

@@ -44,6 +44,22 @@ pub(super) struct Line {
     pub payload_type: u8,
 }
 
+impl Line {
+    /// The packet of this number as it goes to this viewer; `tick` is its time on the 48 kHz clock.
+    pub fn packet(&self, number: u64, tick: u32, payload: Bytes) -> rtp::Packet {
+        let header = rtp::Header {
+            version: 2,
+            payload_type: self.payload_type,
+            ssrc: self.ssrc,
+            // Each stream begins somewhere else, as RFC 3550 wants; the stream's number says where.
+            sequence_number: (number as u16).wrapping_add(self.ssrc as u16),
+            timestamp: tick.wrapping_add(self.ssrc.rotate_left(16)),
+            ..Default::default()
+        };
+        rtp::Packet { header, payload }
+    }
+}
+
 /// A viewer's first packet left: the zero of its capture clock.
 pub(super) struct FirstPacket {
     pub client_id: String,
@@ -105,16 +121,7 @@ impl Mic {
         known.retain(|ssrc, ()| lines.iter().any(|line| line.ssrc == *ssrc));
         for line in &lines {
             for packet in packets {
-                let header = rtp::Header {
-                    version: 2,
-                    payload_type: line.payload_type,
-                    ssrc: line.ssrc,
-                    // Each stream begins somewhere else, as RFC 3550 wants; the stream's number says where.
-                    sequence_number: (packet.number as u16).wrapping_add(line.ssrc as u16),
-                    timestamp: packet.tick.wrapping_add(line.ssrc.rotate_left(16)),
-                    ..Default::default()
-                };
-                let packet = rtp::Packet { header, payload: packet.payload.clone() };
+                let packet = line.packet(packet.number, packet.tick, packet.payload.clone());
                 match timeout(WRITE_TIMEOUT, line.track.write_rtp(packet)).await {
                     Ok(Ok(())) => {
                         if known.insert(line.ssrc, ()).is_none() {

@@ -231,6 +231,14 @@ impl Encoder {
         self.samples
     }
 
+    /// Samples that the encoder holds back: what is put in comes out so much later.
+    ///
+    /// # Errors
+    /// libopus does not say.
+    pub fn lookahead(&mut self) -> Result<usize, ::opus::Error> {
+        Ok(self.opus.get_lookahead()?.max(0) as usize)
+    }
+
     /// One frame of exactly [`Encoder::samples`].
     ///
     /// # Errors

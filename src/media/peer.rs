@@ -176,10 +176,10 @@ impl Peer {
     /// Makes an offer, with what candidates a second brings.
     pub async fn offer(&self, candidates: &mut mpsc::Receiver<Option<Candidate>>) -> Result<Sdp, PeerError> {
         let offer = self.connection.create_offer(None).await.map_err(at("create offer"))?;
-        self.local(offer, candidates).await
+        self.local(offer, candidates).await.map(|offer| offer.with_trickle())
     }
 
-    /// Makes an answer to the offer set before, likewise.
+    /// Makes an answer to the offer set before, likewise. Whoever lets candidates trickle in after it says so.
     pub async fn answer(&self, candidates: &mut mpsc::Receiver<Option<Candidate>>) -> Result<Sdp, PeerError> {
         let answer = self.connection.create_answer(None).await.map_err(at("create answer"))?;
         self.local(answer, candidates).await
@@ -195,7 +195,7 @@ impl Peer {
         let enough = Instant::now() + GATHER_TIME;
         while let Ok(Some(Some(_))) = timeout_at(enough, candidates.recv()).await {}
         let gathered = self.connection.local_description().await.map_or(made, |description| description.sdp);
-        Ok(Sdp::new(gathered).with_trickle())
+        Ok(Sdp::new(gathered))
     }
 
     pub async fn set_remote_answer(&self, sdp: &Sdp) -> Result<(), PeerError> {

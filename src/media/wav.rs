@@ -76,7 +76,7 @@ impl Recording {
         let (rate, mono) = if OPUS_RATES.contains(&spec.sample_rate) {
             (spec.sample_rate, mono)
         } else {
-            (48_000, resample(&mono, spec.sample_rate).ok_or(WavError::Rate(spec.sample_rate))?)
+            (48_000, resample(&mono, spec.sample_rate, 48_000).ok_or(WavError::Rate(spec.sample_rate))?)
         };
         // A float cast saturates, and makes 0 of what is no number.
         let samples = mono.into_iter().map(|s| (s * 32_768.0) as i16).collect();
@@ -88,8 +88,9 @@ impl Recording {
     }
 }
 
-fn resample(mono: &[f32], rate: u32) -> Option<Vec<f32>> {
-    let mut fft = Fft::<f32>::new(rate as usize, 48_000, 1_024, 1, FixedSync::Both).ok()?;
+/// Mono samples at another rate; none if the two rates do not go together.
+pub(super) fn resample(mono: &[f32], rate: u32, wanted: u32) -> Option<Vec<f32>> {
+    let mut fft = Fft::<f32>::new(rate as usize, wanted as usize, 1_024, 1, FixedSync::Both).ok()?;
     let input = InterleavedSlice::new(mono, 1, mono.len()).ok()?;
     Some(fft.process_all(&input, mono.len(), None).ok()?.take_data())
 }

@@ -9,6 +9,9 @@ use super::candidate::{CandidatePolicy, Refusal};
 /// Longest description taken. [`super::MAX_PAYLOAD`] base64 characters cannot carry more than 7.5 kB.
 const MAX_BYTES: usize = 8_192;
 
+/// Sections of an offer of somebody who wants to hear us: sound, pictures, data.
+const MAX_SECTIONS: usize = 3;
+
 /// A session description. No `Display`, and `Debug` hides it: it holds addresses and passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sdp(String);
@@ -55,6 +58,28 @@ impl Sdp {
             return Err(SdpRefused::NoIce);
         }
         Ok(())
+    }
+
+    /// Checks that this can be the offer of somebody who wants to hear us: as [`Sdp::check`], but pictures and data may
+    /// be asked for behind the sound, as players do; they are not answered.
+    ///
+    /// # Errors
+    /// [`SdpRefused`].
+    pub fn check_listener(&self) -> Result<(), SdpRefused> {
+        if self.0.len() > MAX_BYTES {
+            return Err(SdpRefused::TooLong);
+        }
+        if self.lines().filter(|line| line.starts_with("m=")).count() > MAX_SECTIONS {
+            return Err(SdpRefused::TooManyMedia);
+        }
+        let mut sections = 0;
+        let sound = self.lines().take_while(|line| {
+            sections += usize::from(line.starts_with("m="));
+            sections < 2
+        });
+        let sound = Sdp(sound.fold(String::with_capacity(self.0.len()), |text, line| text + line + "\r\n"));
+        sound.check()?;
+        if sound.has("a=sendonly") { Err(SdpRefused::SendOnly) } else { Ok(()) }
     }
 
     /// The payload type that stands for Opus here.
@@ -135,6 +160,8 @@ pub enum SdpRefused {
     NoAudio,
     #[error("session description with more than one media section")]
     TooManyMedia,
+    #[error("session description that wants to send only")]
+    SendOnly,
     #[error("session description without Opus")]
     NoOpus,
     #[error("session description without a certificate fingerprint")]
@@ -186,6 +213,23 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_may_ask_for_pictures_behind_the_sound() {
+        let offer = ANSWER.replace("sendonly", "recvonly");
+        let video = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=sendonly\r\na=inactive\r\n";
+        let check = |text: &str| Sdp::new(text).check_listener();
+        assert_eq!((check(&offer), check(&(offer.clone() + video))), (Ok(()), Ok(())));
+        assert_eq!(check(&(offer.clone() + &video.repeat(3))), Err(SdpRefused::TooManyMedia));
+        assert_eq!(check(ANSWER), Err(SdpRefused::SendOnly));
+        assert_eq!(check(&offer.replace("recvonly", "inactive")), Err(SdpRefused::NoAudio));
+        assert_eq!(
+            check(&offer.replace("m=audio", &format!("{video}m=audio"))),
+            Err(SdpRefused::NoAudio),
+            "sound first"
+        );
+        assert_eq!(check(&(offer + &"a".repeat(MAX_BYTES))), Err(SdpRefused::TooLong));
+    }
+
+    #[test]
     fn refused_candidates_are_cut_out_of_the_description() {
         let (clean, refusals) = Sdp::new(ANSWER).without_refused(&CandidatePolicy::PRODUCTION);
         assert_eq!(refusals, [Refusal::Loopback, Refusal::NotUdp]);
@@ -222,7 +266,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "(v=0|m=|a=|rtpmap:|candidate:|opus/|[ -~\r\n]|.){0,80}") {
             let sdp = Sdp::new(text);
-            let _ = (sdp.check(), sdp.opus_payload_type(), sdp.with_trickle());
+            let _ = (sdp.check(), sdp.check_listener(), sdp.opus_payload_type(), sdp.with_trickle());
             let _ = sdp.without_refused(&CandidatePolicy::PRODUCTION);
         }
     }

@@ -1,5 +1,6 @@
 //! The JSON names of babelcast's own protocol: each shape once. Times are integer milliseconds, names camelCase.
 
+pub mod audio;
 mod client;
 mod http;
 mod server;

@@ -257,6 +257,10 @@ pub enum GapReason {
     AudioLost,
     SlowConnection,
     SpeakerAway,
+    /// Of the dubbed voice only: what would have come too late is left out. The captions have it.
+    VoiceBehind,
+    /// Of the dubbed voice only: no clip was to be had. The captions have it.
+    VoiceFailed,
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 mod browser;
 mod cloud;
 mod network;
+mod player;
 mod relay;
+mod whep;
 
 use std::sync::Arc;
 use std::time::Duration;
