@@ -5,6 +5,7 @@
 //! from. Deliberately absent: every tag besides `prosody`. Breaks come with the punctuation; whispering and its like
 //! belong to the standard engine alone, and a listener who changes voices would hear the difference.
 
+use crate::emotion::Emotion;
 use crate::voices::Engine;
 
 /// Characters in one request, as they stand between the tags. Amazon Polly bills at most 3,000 and takes 6,000 in all;
@@ -20,17 +21,6 @@ pub struct Delivery {
     pub volume_db: f32,
     /// 0 is the voice's own pitch.
     pub pitch_percent: f32,
-}
-
-/// What a speaker's voice tells of their mood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Emotion {
-    Calm,
-    Neutral,
-    Happy,
-    Excited,
-    Sad,
-    Angry,
 }
 
 impl Delivery {

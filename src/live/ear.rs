@@ -29,6 +29,7 @@ use crate::media::IceServer;
 use crate::media::viewer::{self, Attempt, Event, Hearing, ViewerError};
 
 use super::frames::Frames;
+use super::mood::Voiceprint;
 use super::session::Meter;
 use super::task;
 
@@ -62,6 +63,8 @@ pub struct Ear {
     pub events: mpsc::Sender<EarEvent>,
     /// The speaker's last word on whether it is connected; `None` while it has said nothing.
     pub expect: watch::Receiver<Option<bool>>,
+    /// How the voice sounds, for the session to ask.
+    pub voice: Voiceprint,
     /// False while the broadcast is paused or muted: the recogniser then hears nothing.
     pub listening: watch::Receiver<bool>,
     pub meter: Arc<Meter>,
@@ -268,6 +271,7 @@ impl Ear {
                     self.events.try_send(EarEvent::Level(level)).ok();
                 }
                 if *self.listening.borrow() {
+                    self.voice.push(&frame);
                     let dropped = self.frames.push(frame);
                     self.meter.counts.add(Count::FramesDropped, dropped);
                 }

@@ -24,6 +24,7 @@ use super::fanout::Fanout;
 use super::frames::Frames;
 use super::keeper::{Keeper, KeeperEvent, Wishes};
 use super::log::Log;
+use super::mood::{Mood, Voiceprint};
 use super::scribe::Scribe;
 use super::session::{Actor, Command, Gone, Meter, Snapshot};
 use super::sessions::{Handle, Sessions};
@@ -137,8 +138,7 @@ impl Sessions {
         let (scribe_sender, scribe_events) = mpsc::channel(64);
         let (expect, expected) = watch::channel(record.speaker_kvs_connected.then_some(true));
         let (listening, heard) = watch::channel(record.status != Status::Paused);
-        let source = &record.source_language;
-        let since_first_audio = record.first_audio_at.map(|first| now.wall.0.saturating_sub(first.0));
+        let voice = Voiceprint::default();
         let ear = Ear {
             clients: Arc::clone(&self.clients),
             channel_arn: record.kvs_channel_arn.clone(),
@@ -149,18 +149,15 @@ impl Sessions {
             events: ear_sender,
             expect: expected,
             listening: heard,
+            voice: voice.clone(),
             meter: Arc::clone(meter),
             endpoints: Arc::default(),
             first_attempt: now.wall.as_secs(),
-            clock_started: since_first_audio.map(Duration::from_millis),
+            clock_started: record.first_audio_at.map(|first| Duration::from_millis(now.wall.0.saturating_sub(first.0))),
         };
         let scribe = Scribe {
             clients: Arc::clone(&self.clients),
-            options: Options {
-                language: self.catalogue.dialect(source).unwrap_or(source).clone(),
-                vocabulary: record.vocabulary.clone(),
-                session_id: None,
-            },
+            options: self.recognition(record),
             patience: self.settings.recogniser.clone(),
             frames,
             events: scribe_sender,
@@ -174,6 +171,7 @@ impl Sessions {
             log: Log::new(now.wall.0),
             anteroom: Anteroom::new(&self.library, &pen),
             pen,
+            mood: Mood::new(voice),
             stats: Stats::new(now.mono),
             record: wires.record,
             clock: self.clock,
@@ -200,6 +198,12 @@ impl Sessions {
             scribe_lives: true,
             keeper_lives: true,
         }
+    }
+
+    fn recognition(&self, record: &SessionRecord) -> Options {
+        let source = &record.source_language;
+        let language = self.catalogue.dialect(source).unwrap_or(source).clone();
+        Options { language, vocabulary: record.vocabulary.clone(), session_id: None }
     }
 
     /// Runs the actor in a task of its own, so that a panic is this session's alone; then cleans up after it.

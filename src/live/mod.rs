@@ -15,6 +15,7 @@ mod keeper;
 mod library;
 mod life;
 mod log;
+mod mood;
 mod outbox;
 mod scribe;
 mod seat;

@@ -32,6 +32,7 @@ use super::ear::EarEvent;
 use super::fanout::Fanout;
 use super::keeper::{KeeperEvent, Wishes};
 use super::log::Log;
+use super::mood::Mood;
 use super::scribe::ScribeEvent;
 use super::seat::{Departures, Seat};
 use super::stats::Stats;
@@ -169,6 +170,7 @@ pub struct Actor {
     pub log: Log,
     pub pen: Pen,
     pub anteroom: Anteroom,
+    pub mood: Mood,
     pub stats: Stats,
     pub jobs: JoinSet<Answered>,
     pub next_listener: u64,
@@ -293,6 +295,13 @@ impl Actor {
         for language in languages {
             let seq = self.log.append(&language, now.mono, message.clone());
             self.fanout.append(&language, now.wall, seq, message.clone());
+        }
+        if let ServerMessage::Transcription(caption) = message
+            && caption.source_language.is_none()
+        {
+            // Everyone hears how it was said, also those whose translation is still under way.
+            let emotion = self.mood.of(caption);
+            self.append(&To::Everyone, &emotion);
         }
     }
 

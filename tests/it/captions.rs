@@ -138,3 +138,28 @@ async fn the_numbers_of_a_session_can_be_asked_for() {
     assert_eq!(answer, (2, false, Some("q1".to_owned())));
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_sentence_was_said_is_told_in_every_language_and_kept_in_the_log() {
+    let house = House::open().await;
+    let id = house.session().await;
+    let speaker = house.speaker(&id).await;
+    let mut source = house.listener(&id, "en").await;
+    let mut target = house.listener(&id, "es").await;
+    speaker.say("one two three four").await;
+    let said = source.final_caption().await;
+    for listener in [&mut source, &mut target] {
+        let (segment, loudness, pace, times) = listener
+            .until(|message| match message {
+                ServerMessage::Emotion { segment_id, loudness, pace, start_ms, end_ms, .. } => {
+                    Some((segment_id.clone(), *loudness, *pace, (*start_ms, *end_ms)))
+                }
+                _ => None,
+            })
+            .await;
+        assert_eq!((segment, times), (said.segment_id.clone(), (said.start_ms, said.end_ms)));
+        assert!(loudness.is_some_and(|lufs| (-60.0..0.0).contains(&lufs)), "{loudness:?}");
+        assert!(pace.is_some_and(|words| (60.0..600.0).contains(&words)), "{pace:?}");
+    }
+    house.close().await;
+}
