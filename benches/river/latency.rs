@@ -168,7 +168,15 @@ async fn seat(
 ) -> Result<JoinHandle<Result<Seen, Failed>>, Failed> {
     let captions = if language == LANGUAGES[0] { CaptionMode::Raw } else { CaptionMode::Stable };
     let target_language = Some(language.to_owned());
-    let wish = Wish { url: stack.url(), session: id.clone(), target_language, captions, token: None, resume: None };
+    let wish = Wish {
+        url: stack.url(),
+        session: id.clone(),
+        target_language,
+        captions,
+        token: None,
+        access_code: None,
+        resume: None,
+    };
     let (joined, joining) = oneshot::channel();
     let task = place.spawn(async move {
         let mut listener = Listener::connect(&wish).await?;

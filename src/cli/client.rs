@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use babelcast_domain::error::{ErrorCode, Problem};
-use babelcast_domain::ids::SessionId;
+use babelcast_domain::ids::{AccessCode, SessionId};
 use babelcast_domain::wire::{CaptionMode, Envelope, JoinSession, Resume, ServerMessage};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -36,6 +36,8 @@ pub struct Wish {
     pub target_language: Option<String>,
     pub captions: CaptionMode,
     pub token: Option<Token>,
+    /// Where the speaker asks listeners for one.
+    pub access_code: Option<AccessCode>,
     pub resume: Option<Resume>,
 }
 
@@ -92,7 +94,7 @@ impl Listener {
             captions: wish.captions,
             audio: false,
             audio_format: None,
-            access_code: None,
+            access_code: wish.access_code.clone(),
             resume: wish.resume,
         };
         let join = serde_json::to_value(join).map_err(|error| ClientError::Protocol(error.to_string()))?;

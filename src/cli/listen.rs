@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::time::SystemTime;
 
-use babelcast_domain::ids::SessionId;
+use babelcast_domain::ids::{AccessCode, NotAnAccessCode, SessionId};
 use babelcast_domain::time::UnixMs;
 use babelcast_domain::wire::{Caption, CaptionMode, Envelope, GapReason, ServerMessage};
 use url::Url;
@@ -32,6 +32,13 @@ pub struct ListenArgs {
     /// A speaker's token; a listener needs none
     #[arg(long, env = "BABELCAST_TOKEN", hide_env_values = true)]
     pub token: Option<Token>,
+    /// What the speaker has told listeners, where the session asks for it
+    #[arg(long, value_name = "CODE", env = "BABELCAST_ACCESS_CODE", hide_env_values = true, value_parser = access_code)]
+    pub access_code: Option<AccessCode>,
+}
+
+fn access_code(text: &str) -> Result<AccessCode, NotAnAccessCode> {
+    AccessCode::parse(text)
 }
 
 /// Why listening ended early.
@@ -54,6 +61,7 @@ pub async fn run(args: ListenArgs) -> Result<(), ListenError> {
         target_language: args.to,
         captions: args.captions,
         token: args.token.filter(|token| !token.reveal().is_empty()),
+        access_code: args.access_code,
         resume: None,
     });
     let stdout = io::stdout();

@@ -1,22 +1,29 @@
 //! How a session comes into the world: checked, named, given a channel and a record, or leaving nothing behind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use babelcast_domain::counts::Count;
 use babelcast_domain::error::{ErrorCode, Problem};
 use babelcast_domain::ids::{SessionId, SpeakerId};
 use babelcast_domain::language::Language;
-use babelcast_domain::record::{SessionRecord, SignalingEndpoints, Status};
+use babelcast_domain::record::{Change, EndReason, SessionRecord, SignalingEndpoints, Status};
 use babelcast_domain::wire::CreateSession;
 
+use tokio::time::Instant;
+
 use crate::aws::kvs::{self, KvsError, Role};
-use crate::store::StoreError;
+use crate::store::{Expected, StoreError};
 
 use super::sessions::Sessions;
-use super::sweep;
+use super::{sweep, task};
 
 /// Names tried before giving up; each has some 900 × 10⁶ forms.
 const NAME_ATTEMPTS: usize = 8;
+/// How long and how often it is tried to end a record that may have been written.
+const UNDO_WITHIN: Duration = Duration::from_secs(15 * 60);
+const UNDO_FIRST: Duration = Duration::from_millis(500);
+const UNDO_LONGEST: Duration = Duration::from_secs(30);
 
 impl Sessions {
     /// Opens a session: its signaling channel is ACTIVE when this returns, and if anything fails nothing is left behind.
@@ -61,6 +68,7 @@ impl Sessions {
                 Err(StoreError::Exists) => self.delete_channel(&channel.arn).await,
                 Err(error) => {
                     self.delete_channel(&channel.arn).await;
+                    self.undo(record.session_id);
                     return Err(self.store_failed(&error));
                 }
             }
@@ -88,6 +96,29 @@ impl Sessions {
             }
         }
         Ok(targets)
+    }
+
+    /// A store that did not answer may have written the record all the same: it is ended as soon as the store says so,
+    /// because an open session that nobody has counts against its speaker.
+    fn undo(self: &Arc<Self>, id: SessionId) {
+        let sessions = Arc::clone(self);
+        let work = async move {
+            let (mut pause, until) = (UNDO_FIRST, Instant::now() + UNDO_WITHIN);
+            while Instant::now() < until {
+                let (now, expected) = (sessions.clock.now().wall, Expected::default());
+                match sessions.store.change(&id, now, expected, &Change::Ended(EndReason::Failed)).await {
+                    Err(error) if error.retryable() => sessions.counts.one(Count::StoreErrors),
+                    // Ended now, ended before, or never there.
+                    _ => return,
+                }
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+                pause = (pause * 2).min(UNDO_LONGEST);
+            }
+            tracing::error!(session.id = %id, "a record that may exist without a session could not be ended; its TTL will");
+        };
+        let mut undoing = self.undoing();
+        while undoing.try_join_next().is_some() {}
+        task::join(&mut undoing, work);
     }
 
     async fn open_channel(&self, id: &SessionId) -> Result<kvs::Channel, KvsError> {

@@ -87,14 +87,18 @@ impl Outbox {
         if queue.close.is_some() {
             return Pushed::Closed;
         }
+        let held = queue.bytes;
         // The newest waiting items are at the back; a partial of this segment is among the last few.
         let waiting = queue.items.iter_mut().rev().take(8).find(|item| item.partial_of.as_ref() == Some(segment));
         let pushed = if let Some(item) = waiting {
-            let before = std::mem::replace(&mut item.text, text);
-            item.queued = Instant::now();
-            let now = item.text.len();
-            queue.bytes = queue.bytes + now - before.len();
-            if queue.bytes > MAX_BYTES { queue.cut() } else { Pushed::Conflated }
+            let bytes = held - item.text.len() + text.len();
+            // One too long for what room there is changes nothing: the older stays, and the final is owed anyway.
+            if bytes <= MAX_BYTES {
+                item.text = text;
+                item.queued = Instant::now();
+                queue.bytes = bytes;
+            }
+            Pushed::Conflated
         } else {
             queue.push(Item { partial_of: Some(Arc::clone(segment)), text, queued: Instant::now() })
         };
@@ -150,19 +154,15 @@ impl OutboxReader {
 impl Queue {
     fn push(&mut self, item: Item) -> Pushed {
         if self.items.len() >= MAX_EVENTS || self.bytes + item.text.len() > MAX_BYTES {
-            return self.cut();
+            // What waits is not worth sending any more: the listener resumes from its last seq.
+            self.items = VecDeque::new();
+            self.bytes = 0;
+            self.close = Some((4408, "too slow"));
+            return Pushed::TooSlow;
         }
         self.bytes += item.text.len();
         self.items.push_back(item);
         Pushed::Queued
-    }
-
-    /// What waits is not worth sending any more: the listener resumes from its last seq.
-    fn cut(&mut self) -> Pushed {
-        self.items = VecDeque::new();
-        self.bytes = 0;
-        self.close = Some((4408, "too slow"));
-        Pushed::TooSlow
     }
 
     fn take(&mut self) -> Option<(Delivery, Instant)> {

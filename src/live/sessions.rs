@@ -17,6 +17,7 @@ use babelcast_domain::wire::{
 use futures_util::future::join_all;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -37,7 +38,7 @@ use super::settings::Settings;
 const PAGE: usize = 50;
 /// How long an actor may take to answer a door.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long the last lines may take to reach the store when the process ends.
+/// How long at most the last lines may take to reach the store when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(3);
 /// An answer of the store to a probe counts for so long.
 const PING_LASTS: Duration = Duration::from_secs(1);
@@ -76,6 +77,8 @@ pub struct Sessions {
     live: Mutex<BTreeMap<SessionId, Handle>>,
     adopting: Mutex<BTreeSet<SessionId>>,
     pub(super) adopted: Notify,
+    /// Records that may have been written without a session.
+    undoing: Mutex<JoinSet<()>>,
     pinged: tokio::sync::Mutex<Option<(Instant, bool)>>,
     pub(super) emptied: Notify,
 }
@@ -105,6 +108,7 @@ impl Sessions {
             live: Mutex::default(),
             adopting: Mutex::default(),
             adopted: Notify::new(),
+            undoing: Mutex::default(),
             pinged: tokio::sync::Mutex::default(),
             emptied: Notify::new(),
         })
@@ -314,9 +318,7 @@ impl Sessions {
         let hand_over = self.store.is_durable();
         let commands: Vec<_> = self.live().values().map(|handle| handle.commands.clone()).collect();
         let gone = async {
-            for commands in commands {
-                commands.send(Command::GoAway { hand_over }).await.ok();
-            }
+            join_all(commands.iter().map(|commands| commands.send(Command::GoAway { hand_over }))).await;
             loop {
                 let emptied = self.emptied.notified();
                 if self.live().is_empty() {
@@ -325,11 +327,12 @@ impl Sessions {
                 emptied.await;
             }
         };
-        if tokio::time::timeout(within, gone).await.is_err() {
+        let last_lines = LAST_LINES.min(within / 4);
+        if tokio::time::timeout(within - last_lines, gone).await.is_err() {
             tracing::warn!(sessions = self.live_count(), "sessions did not end in time and are dropped");
         }
         self.cut();
-        self.library.close(LAST_LINES).await;
+        self.library.close(last_lines).await;
     }
 
     /// Ends every task of every session here and now, as a crash would.
@@ -337,6 +340,7 @@ impl Sessions {
         // Out of the lock: what ends with a task may ask for it.
         let live = std::mem::take(&mut *self.live());
         drop(live);
+        self.undoing().abort_all();
     }
 
     pub fn now(&self) -> UnixMs {
@@ -438,6 +442,10 @@ impl Sessions {
         self.counts.one(Count::StoreErrors);
         tracing::error!(%error, "the store failed");
         Problem::upstream("store")
+    }
+
+    pub(super) fn undoing(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.undoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn adopting(&self) -> MutexGuard<'_, BTreeSet<SessionId>> {

@@ -134,6 +134,7 @@ impl House {
             target_language: Some(language.to_owned()),
             captions: CaptionMode::Stable,
             token: None,
+            access_code: None,
             resume: None,
         }
     }

@@ -194,3 +194,24 @@ async fn servers_on_dynamodb_hand_sessions_over_and_take_those_of_the_dead() {
     until("nothing lives", || house.stack.app.sessions.live_count() == 0).await;
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_creation_was_written_but_never_answered_is_ended_and_counts_against_nobody() {
+    let (house, proxy, tables) = on_dynamodb().await;
+    let mut lost = 0;
+    // Each attempt is carried out, and no answer comes back.
+    proxy.rule(move |operation| {
+        lost += usize::from(operation == "PutItem");
+        if operation == "PutItem" && lost <= 9 { Fault::SilenceAfter } else { Fault::None }
+    });
+    let Err(ClientError::Refused(problem)) = house.client("ana").create(&talk()).await else { panic!("unanswered") };
+    assert_eq!(problem.code, ErrorCode::UpstreamUnavailable);
+    assert!(house.stack.cloud.kvs().channel_names().is_empty());
+    let ana = babelcast_domain::ids::SpeakerId::new("ana");
+    let now = house.stack.app.sessions.now();
+    let written = tables.store.list(&ana, now, None, 10).await.unwrap().records;
+    assert_eq!(written.len(), 1, "the record was written: {written:?}");
+    until_stored(&tables, &written[0].session_id, |record| record.end_reason == Some(EndReason::Failed)).await;
+    assert_eq!(tables.store.count_open(&ana, now).await.unwrap(), 0);
+    house.close().await;
+}

@@ -194,6 +194,7 @@ async fn show(
             target_language: Some(language.clone()),
             captions,
             token: None,
+            access_code: None,
             resume: None,
         };
         listeners.spawn(listen(index, wish, sender.clone()));

@@ -205,6 +205,7 @@ impl House {
             target_language: Some("es".into()),
             captions: Default::default(),
             token: None,
+            access_code: None,
             resume: None,
         }
     }
