@@ -42,6 +42,7 @@ pub enum ServerMessage {
     SessionJoined(Box<SessionJoined>),
     Transcription(Caption),
     /// How a finished segment was said. What could not be measured is absent.
+    #[serde(rename_all = "camelCase")]
     Emotion {
         segment_id: String,
         emotion: Emotion,

@@ -336,7 +336,7 @@ fn every_message_of_the_server_is_as_the_document_says() {
 }
 
 /// What a message may lack.
-const OPTIONAL: [&str; 11] = [
+const OPTIONAL: [&str; 15] = [
     "sessionId",
     "seq",
     "requestId",
@@ -346,6 +346,10 @@ const OPTIONAL: [&str; 11] = [
     "untranslated",
     "audioLanguage",
     "snrDb",
+    "arousal",
+    "pace",
+    "loudness",
+    "pitchHz",
     "details",
     "segment",
 ];
