@@ -173,14 +173,17 @@ impl Default for BroadcastState {
 #[serde(rename_all = "camelCase")]
 pub struct QualityReport {
     /// dBFS.
+    #[serde(deserialize_with = "level")]
     pub rms_db: f32,
+    #[serde(deserialize_with = "level")]
     pub peak_db: f32,
     /// Voice above noise, estimated; absent until there was both.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "finite")]
     #[schema(nullable = false)]
     pub snr_db: Option<f32>,
     /// 0..1
     #[schema(minimum = 0, maximum = 1)]
+    #[serde(deserialize_with = "share")]
     pub clipping_ratio: f32,
     pub silence_ms: u64,
     pub warnings: Vec<AudioWarning>,
@@ -198,12 +201,18 @@ pub enum AudioWarning {
 
 /// What is read beyond 0..1 counts as the nearer end: 1e300 is no `f32`, and could not be written again.
 fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
-    f32::deserialize(deserializer).map(|value| value.clamp(0.0, 1.0))
+    f64::deserialize(deserializer).map(|value| value.clamp(0.0, 1.0) as f32)
+}
+
+/// What is no `f32` is the nearest one.
+fn level<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    f64::deserialize(deserializer).map(|value| value.clamp(f32::MIN.into(), f32::MAX.into()) as f32)
 }
 
 /// A number too large for an `f32` was no measure.
 fn finite<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
-    Ok(Option::<f32>::deserialize(deserializer)?.filter(|number| number.is_finite()))
+    let number = Option::<f64>::deserialize(deserializer)?.map(|number| number as f32);
+    Ok(number.filter(|number| number.is_finite()))
 }
 
 /// What one language sees of one utterance.
