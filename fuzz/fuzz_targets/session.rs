@@ -14,7 +14,7 @@ use babelcast_domain::audio::MediaTime;
 use babelcast_domain::ids::{ListenerId, SessionId, SpeakerId};
 use babelcast_domain::language::{Catalogue, Language};
 use babelcast_domain::limits::DEMAND_LINGER;
-use babelcast_domain::record::{EndReason, QualityTier, SessionRecord, SignalingEndpoints, Status};
+use babelcast_domain::record::{Change, EndReason, QualityTier, SessionRecord, SignalingEndpoints, Status};
 use babelcast_domain::session::{Effect, Input, Limits, Phase, Session, Terms, To};
 use babelcast_domain::time::{Now, UnixMs};
 use babelcast_domain::transcript::{Heard, Word};
@@ -31,6 +31,9 @@ enum Step {
     Leave { id: u8, cut: bool },
     Change { id: u8, language: u8 },
     Says(bool),
+    Pause(bool),
+    Mute(bool),
+    Volume(u8),
     MediaUp,
     MediaUpAt(u64),
     MediaLost,
@@ -138,6 +141,9 @@ impl Stage {
                 Input::LanguageChanged { listener: ListenerId(u64::from(id)), language }
             }
             Step::Says(connected) => Input::SpeakerSays { connected },
+            Step::Pause(paused) => Input::Pause(paused),
+            Step::Mute(muted) => Input::Mute(muted),
+            Step::Volume(volume) => Input::Volume(f32::from(volume) / 255.0),
             Step::MediaUp => Input::MediaUp { at: MediaTime::from_millis(self.now.mono.as_millis() as u64) },
             Step::MediaUpAt(at) => Input::MediaUp { at: MediaTime::from_micros(at) },
             Step::MediaLost => Input::MediaLost { reason: "mediaLost" },
@@ -365,6 +371,12 @@ fn record() -> SessionRecord {
         created_at: UnixMs(0),
         updated_at: UnixMs(0),
         expires_at: 86_400,
+        access_code: None,
+        private_transcript: false,
+        first_audio_at: None,
         version: 1,
+        lease_owner: None,
+        lease_until: None,
+        fence: 1,
     }
 }

@@ -257,7 +257,14 @@ impl Sessions {
         let arn = &record.kvs_channel_arn;
         let endpoints = &record.kvs_signaling_endpoints;
         let servers = kvs::ice_servers(&self.clients, arn, &endpoints.https, "master").await;
-        let servers = servers.map_err(|error| self.kvs_failed(&error))?;
+        let servers = match servers {
+            Ok(servers) => servers,
+            Err(error) => {
+                // Its channel goes when a session ends, which it may just have done.
+                self.joinable(id).await?;
+                return Err(self.kvs_failed(&error));
+            }
+        };
         let url = self.clients.presign_master(&endpoints.wss, arn).await.map_err(|error| {
             tracing::error!(%error, "the speaker's address could not be signed");
             Problem::upstream("kinesisvideo")
