@@ -157,6 +157,10 @@ impl Keeper {
             if rounds.retry_at.is_none() && !self.save(&mut rounds).await {
                 return;
             }
+            if finishing && self.record.is_expired(self.clock.now().wall) {
+                // The table drops it by itself by now, and readers take it for gone.
+                return;
+            }
             if finishing && self.wishes.0.unsaved().is_empty() {
                 self.publish(&mut rounds, Presence::default()).await;
                 return;
